@@ -1,0 +1,435 @@
+/* What this engine offers beyond libusockets.h. Every name here begins with usx_ or USX_.
+ *
+ * Rules that hold for the whole header:
+ *
+ * - Everything belongs to the thread of its loop, except the usx_waker_* calls.
+ * - Times are nanoseconds of the loop's monotonic clock. 0 disarms, unless the text says otherwise.
+ * - Calls that can fail return 0 or a negative errno, or NULL with usx_loop_last_error() set.
+ * - A *frame* is a stretch of time in which code of the program runs on the loop thread. In a loop
+ *   with open frames nothing is called back; what a call would have caused is *pending* until the
+ *   engine is back at a point of its own (the stage "pending effects" of an iteration).
+ * - A *deferring context* (usx_create_socket_context) always treats close, adoption and the opening
+ *   of handed-over descriptors as pending effects. Contexts made by us_create_socket_context never do.
+ */
+#ifndef USOCKETS_EXT_H
+#define USOCKETS_EXT_H
+
+#include "libusockets.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef _WIN32
+#include <sys/socket.h>
+#include <sys/uio.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------------------------------
+ * Creating a loop
+ * --------------------------------------------------------------------------------------------- */
+
+/* Back ends. USX_BACKEND_AUTO takes the best that works here and falls back silently;
+ * usx_loop_backend() tells which one it became. */
+#define USX_BACKEND_AUTO 0
+#define USX_BACKEND_EPOLL 1
+#define USX_BACKEND_POLL 2
+
+struct usx_loop_options {
+    int backend;    /* one of USX_BACKEND_*; unknown values fail with EINVAL */
+    int test_clock; /* non-zero: time stands still, but for usx_loop_advance_clock() */
+};
+
+/* A loop with `ext_size` bytes of zeroed user area. `options` may be NULL (all zero). On failure
+ * returns NULL, stores the positive errno in *error (which may be NULL), and has leaked nothing.
+ * us_create_loop() is this call with the environment variable USOCKETS_BACKEND ("epoll", "poll")
+ * choosing the back end, and epoll without it. */
+struct us_loop_t *usx_create_loop(const struct usx_loop_options *options, unsigned int ext_size,
+                                  int *error);
+
+/* Sets the three handlers of us_create_loop(); NULL for none. */
+void usx_loop_set_callbacks(struct us_loop_t *loop, void (*wakeup_cb)(struct us_loop_t *loop),
+                            void (*pre_cb)(struct us_loop_t *loop),
+                            void (*post_cb)(struct us_loop_t *loop));
+
+/* The back end in use, one of USX_BACKEND_*; and its name ("epoll"), a static string. */
+int usx_loop_backend(struct us_loop_t *loop);
+const char *usx_loop_backend_name(struct us_loop_t *loop);
+
+/* Closes everything that the loop holds, in this order: listeners, sockets (on_close or
+ * on_connect_error, then on_release of nothing), timers and polls (their release handlers run),
+ * contexts that nobody holds any more. After it the loop refuses to make anything new
+ * (usx_loop_last_error() is ESHUTDOWN). us_loop_free() must follow. Returns -EBUSY inside a frame or
+ * inside us_loop_run()/usx_loop_turn(). */
+int usx_loop_teardown(struct us_loop_t *loop);
+
+/* ------------------------------------------------------------------------------------------------
+ * Running
+ * --------------------------------------------------------------------------------------------- */
+
+#define USX_NO_TIMEOUT (-1LL)
+
+/* us_loop_run() with an answer: 0 when it ran (or had nothing to do), -EBUSY inside a frame or in a
+ * running loop. */
+int usx_loop_run(struct us_loop_t *loop);
+
+/* One iteration. Waits at most `timeout_ns` (0: does not wait; USX_NO_TIMEOUT: without limit), and not
+ * at all while work is queued. Runs pre and post handlers also when nothing is live. Returns 1 if the
+ * loop is still alive afterwards, 0 if not, -EBUSY inside a frame or in a running loop. */
+int usx_loop_turn(struct us_loop_t *loop, long long timeout_ns);
+
+/* Lets us_loop_run() return at the end of the current iteration. Sticky: called while the loop does
+ * not run, it makes the next run return before its first iteration. Does not influence
+ * usx_loop_turn(), which consumes nothing of it. */
+void usx_loop_stop(struct us_loop_t *loop);
+
+/* Stops calling back at once: the callback that runs now is the last one, and run or turn returns as
+ * soon as it has returned. What was fetched but not delivered is kept for the next run or turn, which
+ * begins by forgetting the halt. Ignored during teardown. */
+void usx_loop_halt(struct us_loop_t *loop);
+
+/* Adds to (1) or takes from (-1) the number of reasons to keep running that are not objects. */
+void usx_loop_keep_alive(struct us_loop_t *loop, int delta);
+
+/* Non-zero while us_loop_run() would make an iteration: live objects, pending effects, queued jobs. */
+int usx_loop_is_alive(struct us_loop_t *loop);
+
+/* Non-zero while us_loop_run() or usx_loop_turn() is on the stack. */
+int usx_loop_is_running(struct us_loop_t *loop);
+
+/* For a foreign loop that drives this one by usx_loop_turn(loop, 0): a descriptor that is readable when
+ * there is something to do (-1: the back end has none), and the time after which a turn is needed
+ * anyway (0: now; USX_NO_TIMEOUT: never). The descriptor belongs to the loop. */
+int usx_loop_native_descriptor(struct us_loop_t *loop);
+long long usx_loop_next_timeout(struct us_loop_t *loop);
+
+/* Positive errno of the latest call on this loop that failed, or USX_ERROR_RESOLVE plus the absolute
+ * value of an EAI_* code when a name did not resolve. */
+#define USX_ERROR_RESOLVE 0x10000
+int usx_loop_last_error(struct us_loop_t *loop);
+
+/* Jobs of the layer above. `has_jobs` is asked whether jobs are queued; it is called on the loop
+ * thread just before a wait and whenever the loop leaves run or turn, and from usx_loop_is_alive() and
+ * usx_loop_next_timeout(). With `park` non-zero and no jobs queued, the layer must from now on wake the
+ * loop by its waker for every new job. `run_jobs` is called once per iteration after the wait; it ends
+ * the parking. Either may be NULL. */
+struct usx_job_hooks {
+    int (*has_jobs)(struct us_loop_t *loop, int park);
+    void (*run_jobs)(struct us_loop_t *loop);
+};
+void usx_loop_set_job_hooks(struct us_loop_t *loop, struct usx_job_hooks hooks);
+
+/* ------------------------------------------------------------------------------------------------
+ * Time
+ * --------------------------------------------------------------------------------------------- */
+
+/* The loop's time: read once per iteration, after the wait. */
+uint64_t usx_loop_now(struct us_loop_t *loop);
+
+/* Moves a test clock on. -EINVAL on a loop that was not created with one. Due things fire in the next
+ * iteration. With a test clock a wait never sleeps because of a timer that is not due. */
+int usx_loop_advance_clock(struct us_loop_t *loop, uint64_t nanoseconds);
+
+/* ------------------------------------------------------------------------------------------------
+ * Frames
+ * --------------------------------------------------------------------------------------------- */
+
+/* Opens and closes a frame; they nest. usx_frame_leave() returns the depth that is left. */
+void usx_frame_enter(struct us_loop_t *loop);
+unsigned int usx_frame_leave(struct us_loop_t *loop);
+unsigned int usx_frame_depth(struct us_loop_t *loop);
+
+/* ------------------------------------------------------------------------------------------------
+ * Waking from other threads
+ * --------------------------------------------------------------------------------------------- */
+
+/* A reference-counted object that owns the wake-up descriptor. It outlives its loop; waking a loop that
+ * is gone does nothing. usx_loop_waker() returns a new reference (never NULL). The other three may be
+ * called from any thread, usx_waker_wake() also from a signal handler. A wake ends or prevents one
+ * wait; the program's wakeup handler is not called for it. */
+struct usx_waker_t;
+struct usx_waker_t *usx_loop_waker(struct us_loop_t *loop);
+struct usx_waker_t *usx_waker_retain(struct usx_waker_t *waker);
+void usx_waker_release(struct usx_waker_t *waker);
+void usx_waker_wake(struct usx_waker_t *waker);
+
+/* ------------------------------------------------------------------------------------------------
+ * Identities
+ * --------------------------------------------------------------------------------------------- */
+
+/* Slot (low 32 bits) and generation (high 32 bits) of a socket, listener or context. Never 0. An identity
+ * ends at release, and a socket's also at adoption; it is not used again. */
+uint64_t usx_socket_id(struct us_socket_t *s);
+uint64_t usx_listen_socket_id(struct us_listen_socket_t *ls);
+uint64_t usx_context_id(struct us_socket_context_t *context);
+
+/* The thing of that kind and identity, or NULL when it is no more. A socket that is closed, closing or
+ * about to be adopted but not yet released is found. */
+struct us_socket_t *usx_find_socket(struct us_loop_t *loop, uint64_t id);
+struct us_listen_socket_t *usx_find_listen_socket(struct us_loop_t *loop, uint64_t id);
+struct us_socket_context_t *usx_find_context(struct us_loop_t *loop, uint64_t id);
+
+/* ------------------------------------------------------------------------------------------------
+ * Contexts
+ * --------------------------------------------------------------------------------------------- */
+
+/* A deferring context: frames, pending effects, hang-ups on paused sockets remembered (the descriptor
+ * leaves the poller; after usx_socket_resume() everything is read, then the socket closes), and a
+ * life that is counted. The caller holds one reference; sockets and listeners hold one each. At zero
+ * `on_release` is called (it may be NULL) and the memory is freed. us_socket_context_free() must not be
+ * used on it. A closed CONNECTING socket, or one whose opening is pending, gets on_connect_error with
+ * ECANCELED instead of on_close. */
+struct us_socket_context_t *usx_create_socket_context(struct us_loop_t *loop, unsigned int ext_size);
+void usx_context_retain(struct us_socket_context_t *context);
+void usx_context_release(struct us_socket_context_t *context);
+void usx_context_on_release(struct us_socket_context_t *context,
+                            void (*on_release)(struct us_socket_context_t *context));
+
+/* Called for a socket that usx_socket_adopt_later() moves, on the target context, at the pending point.
+ * The socket is still in its old context with its old ext. `argument` is what was given. Returning 0
+ * lets the move happen, anything else leaves everything as it was. Then, after the move, `adopted` is
+ * called with the socket in its new place; `ext` is zeroed beyond what was there.
+ * `dropped` is called instead when the socket closed before its turn came. */
+struct usx_adoption {
+    int (*before)(struct us_socket_t *s, void *argument);
+    void (*after)(struct us_socket_t *s, void *argument);
+    void (*dropped)(struct us_socket_t *s, void *argument);
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * Listening
+ * --------------------------------------------------------------------------------------------- */
+
+struct usx_listen_options {
+    int backlog;    /* 0: USX_DEFAULT_BACKLOG; the kernel caps it at net.core.somaxconn */
+    int reuse_port; /* non-zero: SO_REUSEPORT. SO_REUSEADDR is always set on TCP sockets */
+    int ipv6_only;  /* 0: dual-stack; non-zero: IPV6_V6ONLY */
+};
+#define USX_DEFAULT_BACKLOG 4096
+
+/* Listens on one socket address (AF_INET, AF_INET6, AF_UNIX with a path or, on Linux, an abstract name).
+ * A Unix socket file that nobody listens on is replaced, any other file is EADDRINUSE; the own file is
+ * removed at close if it is still the own one. NULL: see usx_loop_last_error(). */
+struct us_listen_socket_t *usx_context_listen(struct us_socket_context_t *context,
+                                              const struct sockaddr *address,
+                                              socklen_t address_length,
+                                              const struct usx_listen_options *options,
+                                              unsigned int socket_ext_size);
+
+/* Listens on a descriptor that is bound and listening already, and takes ownership of it. On failure the
+ * descriptor stays the caller's. */
+struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_context_t *context,
+                                                         LIBUS_SOCKET_DESCRIPTOR fd,
+                                                         unsigned int socket_ext_size);
+
+/* The bound address. 0 or a negative errno (-ENOTCONN on a closed listener). */
+int usx_listen_socket_address(struct us_listen_socket_t *ls, struct sockaddr_storage *address,
+                              socklen_t *length);
+
+/* Inside on_pre_open and on_open of an accepted socket: the peer's address as accept gave it, NULL
+ * elsewhere. */
+const struct sockaddr *usx_loop_accepted_address(struct us_loop_t *loop, socklen_t *length);
+
+/* Takes over a connected stream descriptor: the socket exists at once in state opening, on_open(s, 0, ip,
+ * length) is a pending effect. On failure returns NULL and the descriptor stays the caller's. */
+struct us_socket_t *usx_adopt_accepted_later(struct us_socket_context_t *context,
+                                             LIBUS_SOCKET_DESCRIPTOR fd,
+                                             unsigned int socket_ext_size);
+
+/* ------------------------------------------------------------------------------------------------
+ * Connecting
+ * --------------------------------------------------------------------------------------------- */
+
+/* Connects to one socket address (AF_INET, AF_INET6, AF_UNIX). `local`, if not NULL, is bound first. Never
+ * calls back before it returns. NULL: see usx_loop_last_error(). */
+struct us_socket_t *usx_context_connect(struct us_socket_context_t *context,
+                                        const struct sockaddr *address, socklen_t address_length,
+                                        const struct sockaddr *local, socklen_t local_length,
+                                        unsigned int socket_ext_size);
+
+/* Connects to a name, resolved on a helper thread; addresses are tried one after the other. */
+struct us_socket_t *usx_context_connect_name(struct us_socket_context_t *context, const char *host,
+                                             int port, const struct sockaddr *local,
+                                             socklen_t local_length, unsigned int socket_ext_size);
+
+/* ------------------------------------------------------------------------------------------------
+ * Sockets
+ * --------------------------------------------------------------------------------------------- */
+
+#define USX_STATE_CONNECTING 0 /* connect under way, or name being resolved */
+#define USX_STATE_OPENING 1    /* handed over, on_open pending */
+#define USX_STATE_OPEN 2
+#define USX_STATE_CLOSING 3 /* closed for the program, effects pending; descriptor still kept */
+#define USX_STATE_CLOSED 4
+int usx_socket_state(struct us_socket_t *s);
+
+/* Non-zero once usx_socket_adopt_later() was called and the move is pending. */
+int usx_socket_is_moving(struct us_socket_t *s);
+
+/* Why a socket is closed. Valid from the close on, also inside on_close and on_connect_error. */
+#define USX_REASON_NONE 0            /* not closed */
+#define USX_REASON_LOCAL 1           /* the program closed it */
+#define USX_REASON_LOCAL_RESET 2     /* the program reset it */
+#define USX_REASON_END 3             /* both directions ended in order */
+#define USX_REASON_RESET 4           /* the peer reset the connection */
+#define USX_REASON_HANGUP 5          /* the peer is gone in both directions (Unix sockets) */
+#define USX_REASON_ERROR 6           /* a system error: see `error` */
+#define USX_REASON_CONNECT 7         /* the connection could not be made: see `error` */
+#define USX_REASON_RESOLVE 8         /* the name could not be resolved: `error` is an EAI_* code */
+#define USX_REASON_CONTEXT_CLOSED 9  /* closed with its context */
+#define USX_REASON_LOOP_CLOSED 10    /* closed because the loop is being torn down */
+struct usx_close_reason {
+    int kind;  /* one of USX_REASON_* */
+    int error; /* errno or EAI_* code where the kind says so, else 0 */
+};
+struct usx_close_reason usx_socket_close_reason(struct us_socket_t *s);
+
+/* Closes a socket; with `reset` non-zero discards what is queued and sends RST. In a deferring context
+ * it is a pending effect: is_closed is true at once, writes take nothing, no event is delivered any more.
+ * In another context the same as us_socket_close(s, 0, NULL). No effect on a closed or closing socket. */
+void usx_socket_close(struct us_socket_t *s, int reset);
+
+/* Closes without any callback, for a socket whose state could not be made. Allowed only inside its
+ * on_open or before that. */
+void usx_socket_discard(struct us_socket_t *s);
+
+/* Closes all listeners and sockets of a context; in a deferring context as pending effects. */
+void usx_context_close(struct us_socket_context_t *context);
+
+/* Stops and restarts the delivery of data and end of stream. Write interest is not touched. Both are
+ * harmless in every state. Timeouts go on. */
+void usx_socket_pause(struct us_socket_t *s);
+void usx_socket_resume(struct us_socket_t *s);
+int usx_socket_is_paused(struct us_socket_t *s);
+
+/* Non-zero after a short write until on_writable. */
+int usx_socket_is_writable_pending(struct us_socket_t *s);
+
+/* us_socket_write() for `count` slices in order and sizes beyond int. Returns the bytes taken. */
+size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int count, int msg_more);
+
+/* The two timeouts of a socket of a deferring context, in nanoseconds: on_timeout (which = 0) or
+ * on_long_timeout (which = 1) fires once, never early, at most USX_DEADLINE_GRANULARITY late while the loop
+ * is not busy. 0 disarms. Longer than USX_DEADLINE_MAX: -EINVAL. On a closed socket: no effect. */
+#define USX_DEADLINE_GRANULARITY (1 << 22)              /* 4.19 ms */
+#define USX_DEADLINE_MAX (86400LL * 50 * 1000000000LL) /* 50 days */
+int usx_socket_set_deadline(struct us_socket_t *s, int which, uint64_t nanoseconds);
+
+/* Addresses by getsockname and getpeername. 0 or a negative errno (-ENOTCONN on a closed socket). */
+int usx_socket_local_address(struct us_socket_t *s, struct sockaddr_storage *address,
+                             socklen_t *length);
+int usx_socket_remote_address(struct us_socket_t *s, struct sockaddr_storage *address,
+                              socklen_t *length);
+
+/* Moves a socket to another deferring context of the same loop as a pending effect. From now on no event is
+ * delivered until the move. `unread` bytes at the end of the chunk that on_data of this very socket was
+ * given are kept and delivered in the new context before anything else (-EINVAL if there are fewer, or
+ * outside that on_data and not 0). -ENOTCONN for a socket that is not open, -EALREADY while a move is
+ * pending, -EXDEV for another loop, -ENOMEM. `argument` is handed to the three functions, exactly one of
+ * `after` and `dropped` is called at last, or `before` alone if it refuses. */
+int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *target,
+                           unsigned int ext_size, size_t unread,
+                           const struct usx_adoption *functions, void *argument);
+
+/* One byte per socket that the engine never touches after creation (it is 0 then), for
+ * a binding's own flags. */
+uint8_t *usx_socket_binding_flags(struct us_socket_t *s);
+
+/* ------------------------------------------------------------------------------------------------
+ * Polls with a handler
+ * --------------------------------------------------------------------------------------------- */
+
+/* Besides LIBUS_SOCKET_READABLE and LIBUS_SOCKET_WRITABLE, a handler may get: */
+#define USX_POLL_ERROR 8
+#define USX_POLL_HANGUP 16
+
+/* The handler of a poll made by us_create_poll(). It may stop and free its poll. Error and hang-up are
+ * reported once when the poll has no interest, and then not until us_poll_change(). */
+void usx_poll_set_handler(struct us_poll_t *p, void (*handler)(struct us_poll_t *p, int events));
+
+/* Says that the descriptor of a poll, socket or listener has been duplicated or given to another process, so
+ * that closing it here does not end it in the kernel. */
+void usx_poll_share(struct us_poll_t *p);
+
+/* us_poll_start() and us_poll_change() with an answer: 0 or a negative errno (-EPERM: the descriptor can't
+ * be polled). */
+int usx_poll_start(struct us_poll_t *p, struct us_loop_t *loop, int events);
+int usx_poll_change(struct us_poll_t *p, struct us_loop_t *loop, int events);
+
+/* ------------------------------------------------------------------------------------------------
+ * Timers
+ * --------------------------------------------------------------------------------------------- */
+
+/* us_timer_set() in nanoseconds. `after` 0 disarms. Arming reads the clock anew: never early. */
+void usx_timer_set(struct us_timer_t *timer, void (*cb)(struct us_timer_t *timer), uint64_t after,
+                   uint64_t every);
+int usx_timer_is_armed(struct us_timer_t *timer);
+
+/* Release handlers: called by usx_loop_teardown() for objects that are still there, which frees them
+ * right after. us_timer_close() and us_poll_free() do not call them. */
+void usx_timer_on_release(struct us_timer_t *timer, void (*on_release)(struct us_timer_t *timer));
+void usx_poll_on_release(struct us_poll_t *p, void (*on_release)(struct us_poll_t *p));
+
+/* ------------------------------------------------------------------------------------------------
+ * Statistics
+ * --------------------------------------------------------------------------------------------- */
+
+/* Counts since creation, except where `live_` says that it is a present number. */
+struct usx_loop_statistics {
+    uint64_t iterations;
+    uint64_t waits;           /* waits of the poller, sleeping or not */
+    uint64_t events;          /* events that the poller reported */
+    uint64_t wakeups;         /* times the wake-up descriptor was read */
+    uint64_t accepted;        /* connections taken from a listener */
+    uint64_t accept_failures; /* out of descriptors or memory */
+    uint64_t connects;        /* connect attempts begun */
+    uint64_t receives;        /* receive calls that gave bytes */
+    uint64_t bytes_received;
+    uint64_t sends; /* send calls that took bytes */
+    uint64_t bytes_sent;
+    uint64_t timers_fired;
+    uint64_t timeouts_fired; /* socket timeouts, both kinds */
+    uint64_t sockets_closed;
+    uint64_t live_sockets; /* stream sockets not yet released */
+    uint64_t live_listeners;
+    uint64_t live_timers;
+    uint64_t live_polls;
+    uint64_t live_contexts;
+    uint64_t live_block_bytes; /* bytes of memory held for sockets, in use or free */
+};
+void usx_loop_statistics(struct us_loop_t *loop, struct usx_loop_statistics *statistics);
+
+/* ------------------------------------------------------------------------------------------------
+ * Symbols that existing programs declare themselves
+ * --------------------------------------------------------------------------------------------- */
+
+/* Performs one sweep of the coarse timeouts at once, also outside us_loop_run(). */
+void us_internal_timer_sweep(struct us_loop_t *loop);
+
+/* ------------------------------------------------------------------------------------------------
+ * Fault injection (only in builds with USX_FAULT_INJECTION)
+ * --------------------------------------------------------------------------------------------- */
+
+#ifdef USX_FAULT_INJECTION
+/* Every system call, allocation and lookup that the engine makes on the calling thread is counted from 1.
+ * The call with number `at` fails with `error` (a positive errno) or, with `short_count` non-zero, moves at
+ * most that many bytes where it is a transfer. 0 as `at` fails nothing. Setting a plan restarts the count.
+ * The count is per thread, which is per loop; helper threads have none. */
+struct usx_fault_plan {
+    uint64_t at;
+    int error;
+    size_t short_count;
+};
+void usx_fault_set(const struct usx_fault_plan *plan);
+uint64_t usx_fault_calls(void); /* calls counted since the plan was set */
+int usx_fault_fired(void);      /* non-zero once the plan has struck */
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* USOCKETS_EXT_H */
