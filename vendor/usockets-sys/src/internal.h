@@ -1,0 +1,569 @@
+/* Structures of the engine and the functions that its files offer each other.
+ *
+ * Layers, each using only those below:
+ *   loop.c       iteration, liveness, creation, teardown
+ *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
+ *   context.c socket.c listen.c connect.c adopt.c close.c poll.c    the objects of the C API
+ *   timer.c wheel.c resolve.c wakeup.c      time, look-ups, waking
+ *   slot.c block.c net.c                    identities, memory, address helpers
+ *   backend/                                the contract of backend.h
+ *   sys.h                                   every system call and allocation
+ */
+#ifndef USOCKETS_INTERNAL_H
+#define USOCKETS_INTERNAL_H
+
+#include "backend.h"
+#include "libusockets.h"
+#include "usockets_ext.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+/* ------------------------------------------------------------------------------------------------
+ * Budgets: how much of one kind of work a turn does at most (invariant I11)
+ * --------------------------------------------------------------------------------------------- */
+
+#define BUDGET_EVENTS 1024        /* events fetched by one wait */
+#define BUDGET_ACCEPTS 1024       /* connections taken per readable listener and turn */
+#define BUDGET_RECEIVES 8         /* receives per ready socket and turn */
+#define BUDGET_READY 4096         /* entries of the ready queue per turn */
+#define BUDGET_EFFECTS 4096       /* pending effects per turn */
+#define BUDGET_TIMERS 4096        /* timer expiries per turn */
+#define BUDGET_DEADLINES 4096     /* socket timeouts per turn (not the coarse sweep) */
+#define BUDGET_CASCADE 1024       /* wheel entries moved down a level ahead of need, per turn */
+
+/* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
+ * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */
+#define RECEIVE_LENGTH (128 * 1024)
+
+/* Delay before a listener that ran out of descriptors or memory tries again, unless a release of a socket of
+ * the loop comes first. */
+#define ACCEPT_RETRY_NS 100000000ull
+
+#define SWEEP_PERIOD_NS (LIBUS_TIMEOUT_GRANULARITY * 1000000000ull)
+
+/* ------------------------------------------------------------------------------------------------
+ * Slots: identities
+ * --------------------------------------------------------------------------------------------- */
+
+#define NO_SLOT UINT32_MAX
+
+/* One entry of a loop's slot table. `generation` is in the identities that programs hold; it changes at
+ * release and at adoption. `poll_generation` is in the tokens that the back end holds; it changes at release
+ * alone, so that events fetched before an adoption reach the socket in its new place. Neither is ever 0. A slot
+ * of which a generation is about to wrap is retired: never given out again. `object` of a free slot is the
+ * index of the next free one; nobody sees it, because no identity or token matches a free slot. */
+struct slot {
+    void *object;
+    uint32_t generation;
+    uint32_t poll_generation;
+};
+
+struct slot_table {
+    struct slot *entries;
+    uint32_t capacity;
+    uint32_t used;       /* entries [used, capacity) were never given out */
+    uint32_t first_free; /* NO_SLOT: none */
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * Polls: the common head of everything that has a descriptor
+ * --------------------------------------------------------------------------------------------- */
+
+enum poll_kind {
+    POLL_KIND_USER,    /* us_create_poll(): struct user_poll */
+    POLL_KIND_SOCKET,  /* struct us_socket_t */
+    POLL_KIND_LISTEN,  /* struct us_listen_socket_t */
+    POLL_KIND_WAKEUP,  /* the loop's waker */
+    POLL_KIND_CONTEXT, /* not a poll: a slot that holds a context begins with this head too */
+};
+
+/* Bits of `watched`. The first is set and cleared by the back end alone, the second by the engine (assign
+ * neither by `=`): the descriptor is, or may be, held by others too: it was handed over or inherited, or a
+ * duplicate of it was given out. */
+#define POLL_WATCHED 1u
+#define POLL_SHARED 2u
+
+/* Interest is what was asked for; `watched` says whether the back end knows the poll. */
+struct us_poll_t {
+    int fd;
+    uint32_t slot;
+    uint8_t kind;       /* enum poll_kind */
+    uint8_t interest;   /* LIBUS_SOCKET_READABLE | LIBUS_SOCKET_WRITABLE */
+    uint8_t size_class; /* of the block, see block.c */
+    uint8_t watched;
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * Sockets
+ * --------------------------------------------------------------------------------------------- */
+
+/* Flags of a socket. States in the words of usx_socket_state():
+ * CONNECTING: S_CONNECTING; OPENING: S_OPENING; CLOSING: S_CLOSING; CLOSED: S_CLOSED; else OPEN. */
+#define S_CONNECTING 0x0001u
+#define S_OPENING 0x0002u      /* on_open is a pending effect */
+#define S_OPENED 0x0004u       /* on_open has been (or is being) delivered */
+#define S_SHUT 0x0008u         /* our write side is shut down */
+#define S_END_SEEN 0x0010u     /* the end of the peer's stream was read */
+#define S_CLOSING 0x0020u      /* closed for the program; close is a pending effect */
+#define S_CLOSED 0x0040u       /* descriptor given back; waits for release */
+#define S_MOVING 0x0080u       /* adoption is a pending effect */
+#define S_PAUSED 0x0100u       /* usx_socket_pause() */
+#define S_WRITE_SHORT 0x0200u  /* a write came up short since on_writable was last called */
+#define S_HANGUP 0x0400u       /* a hang-up or error is to be acted upon once everything is read */
+#define S_SILENT 0x0800u       /* no callback at close */
+#define S_RESET 0x1000u        /* close with RST */
+#define S_READY 0x2000u        /* in the ready queue */
+#define S_EFFECT 0x4000u       /* in the queue of pending effects */
+#define S_DEADLINES 0x8000u    /* timeouts are fine deadlines (deferring context), not coarse ticks */
+
+/* What is rare hangs behind this: name look-up and connect attempts, kept input, adoption. */
+struct socket_cold {
+    int failure;                     /* errno of a call that failed, told when the socket closes */
+    struct connect_attempt *attempt; /* connect.c; NULL once open */
+    char *kept_input;                /* bytes to deliver before anything is received */
+    size_t kept_length;
+    size_t kept_offset;
+    struct us_socket_context_t *move_target; /* adoption, S_MOVING */
+    uint32_t move_ext_size;
+    struct usx_adoption move_functions;
+    void *move_argument;
+};
+
+/* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
+ * The wheel node (two links and the two times) is used by wheel.c. After close the two times hold the
+ * close reason instead. */
+struct us_socket_t {
+    struct us_poll_t p;
+    uint16_t flags;
+    uint8_t ready;         /* BACKEND_* bits to be served from the ready queue */
+    uint8_t binding_flags; /* usx_socket_binding_flags() */
+    struct us_socket_context_t *context; /* NULL for a CLOSED socket whose context is freed: see close.c */
+    struct socket_cold *cold;
+    uint32_t prev, next;  /* in context->sockets; `next` alone in loop->closed */
+    uint32_t ready_next;  /* in loop->ready */
+    uint32_t effect_next; /* in loop->effects */
+    union {
+        struct {
+            uint32_t short_time; /* tick of loop->coarse or loop->fine, 0: disarmed */
+            uint32_t long_time;
+        };
+        struct {
+            uint32_t reason_kind; /* once S_CLOSING or S_CLOSED */
+            int32_t reason_error;
+        };
+    };
+    uint32_t wheel_prev, wheel_next; /* wheel.c */
+};
+_Static_assert(sizeof(struct us_socket_t) == 64, "the hot part of a socket is one cache line");
+
+struct us_listen_socket_t {
+    struct us_poll_t p;
+    uint32_t socket_ext_size;
+    struct us_socket_context_t *context;
+    uint32_t prev, next; /* in context->listeners; `next` alone in loop->closed_listeners */
+    uint8_t closed;
+    uint8_t backing_off; /* not watched: waits in loop->backing_off for the retry */
+    uint8_t is_unix;
+    /* The socket file, to be removed at close if it is still this one; path NULL: none. */
+    char *unix_path;
+    uint64_t unix_device, unix_inode;
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * Contexts
+ * --------------------------------------------------------------------------------------------- */
+
+struct context_callbacks {
+    LIBUS_SOCKET_DESCRIPTOR (*on_pre_open)(struct us_socket_context_t *, LIBUS_SOCKET_DESCRIPTOR, char *, int);
+    struct us_socket_t *(*on_open)(struct us_socket_t *, int, char *, int);
+    struct us_socket_t *(*on_close)(struct us_socket_t *, int, void *);
+    struct us_socket_t *(*on_data)(struct us_socket_t *, char *, int);
+    struct us_socket_t *(*on_writable)(struct us_socket_t *);
+    struct us_socket_t *(*on_timeout)(struct us_socket_t *);
+    struct us_socket_t *(*on_long_timeout)(struct us_socket_t *);
+    struct us_socket_t *(*on_connect_error)(struct us_socket_t *, int);
+    struct us_socket_t *(*on_end)(struct us_socket_t *);
+    void (*on_server_name)(struct us_socket_context_t *, const char *);
+    void (*on_release)(struct us_socket_context_t *);
+};
+
+struct us_socket_context_t {
+    struct us_poll_t p; /* fd -1; slot and kind make it findable */
+    uint8_t deferring;
+    uint8_t freed;      /* us_socket_context_free() was called; memory waits for the last socket */
+    struct us_loop_t *loop;
+    struct us_socket_context_t *prev, *next; /* in loop->contexts */
+    uint32_t sockets;   /* newest first */
+    uint32_t listeners;
+    uint32_t walk_next; /* cursor of a running us_socket_context_close(): moved on when it leaves the list */
+    uint32_t references; /* handles + sockets + listeners; sockets and listeners count until release */
+    uint64_t created_at_sweep;
+    struct context_callbacks on;
+    /* ext follows, aligned */
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * Timers and polls of the program
+ * --------------------------------------------------------------------------------------------- */
+
+struct us_timer_t {
+    struct us_loop_t *loop;
+    struct us_timer_t *prev, *next; /* in loop->timers */
+    void (*cb)(struct us_timer_t *);
+    void (*on_release)(struct us_timer_t *);
+    uint64_t every;
+    uint64_t sequence; /* ties are broken by order of arming; the deadline is in the heap */
+    uint32_t heap_index;
+    uint32_t fallthrough;
+    /* ext follows, aligned */
+};
+#define NOT_ARMED UINT32_MAX
+
+struct user_poll {
+    struct us_poll_t p;
+    struct us_loop_t *loop;
+    struct user_poll *prev, *next; /* in loop->polls */
+    void (*handler)(struct us_poll_t *, int);
+    void (*on_release)(struct us_poll_t *);
+    uint32_t fallthrough;
+    uint32_t hung_up; /* hang-up told with empty interest: not watched until the next change */
+    /* ext follows, aligned */
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * The wheel: sockets by the time of their next timeout
+ * --------------------------------------------------------------------------------------------- */
+
+/* A hierarchical wheel of slot links. Time is a tick count, which never goes back. A level has 64 buckets of
+ * the present revolution and 64 of the next one, so that the bucket that comes next on a level can be moved
+ * down a level in small portions before it is needed; no turn moves a whole level. See wheel.c. */
+#define WHEEL_LEVELS 6
+#define WHEEL_BUCKETS 64
+struct wheel {
+    uint32_t now;   /* ticks up to and including this one have been expired */
+    uint32_t epoch; /* counts how often `now` wrapped around; never 0 */
+    uint32_t count;
+    uint32_t heads[WHEEL_LEVELS * 2 * WHEEL_BUCKETS];
+    uint64_t occupied[WHEEL_LEVELS * 2]; /* one bit per bucket */
+};
+
+/* ------------------------------------------------------------------------------------------------
+ * The loop
+ * --------------------------------------------------------------------------------------------- */
+
+struct slot_queue {
+    uint32_t head, tail; /* NO_SLOT when empty */
+};
+
+struct timer_entry {
+    uint64_t deadline; /* ns */
+    struct us_timer_t *timer;
+};
+
+struct timer_heap {
+    struct timer_entry *entries;
+    uint32_t count, capacity; /* capacity is at least the number of timers: arming can't fail */
+};
+
+struct us_loop_t {
+    /* Touched every turn. */
+    const struct backend *backend;
+    void *backend_data;
+    uint64_t now; /* ns */
+    long long iteration;
+    uint64_t live;            /* what keeps the loop running */
+    uint32_t frame_depth;
+    uint8_t running;          /* run or turn is on the stack */
+    uint8_t stop;
+    uint8_t halt;
+    uint8_t tearing_down; /* nothing new can be made */
+    uint8_t work_left;    /* a budget ended: the next turn does not sleep */
+    uint8_t test_clock;
+    struct slot_table slots;
+    struct slot_queue ready;
+    struct slot_queue effects;
+    uint32_t ready_count, effect_count;
+    uint32_t closed;           /* CLOSED sockets waiting for release */
+    uint32_t closed_listeners;
+    uint32_t backing_off_count;
+    uint64_t accept_retry_at; /* ns; 0: none */
+    struct usx_job_hooks jobs;
+    void (*wakeup_cb)(struct us_loop_t *);
+    void (*pre_cb)(struct us_loop_t *);
+    void (*post_cb)(struct us_loop_t *);
+
+    struct backend_event *events; /* BUDGET_EVENTS */
+    int event_index, event_count; /* fetched and not yet dispatched */
+    char *receive_buffer;         /* first used byte, behind the padding; NULL before the first use */
+
+    struct timer_heap heap;
+    uint64_t timer_sequence;
+    struct us_timer_t *timers;
+    struct user_poll *polls;
+    struct us_socket_context_t *contexts;
+    void *retired;               /* blocks left behind by adoption, freed with the closed sockets */
+
+    struct wheel fine;           /* ticks of USX_DEADLINE_GRANULARITY ns since created_ns */
+    struct wheel coarse;         /* ticks are sweeps */
+    uint64_t created_ns;         /* tick 0 of `fine` */
+    uint64_t sweeps;
+    uint64_t next_sweep_at;      /* ns; 0 before the first run */
+
+    struct usx_waker_t *waker;
+    struct wakeup_poll *wakeup;
+    struct resolver *resolver;   /* NULL before the first look-up */
+    struct block_pool *blocks;
+
+    const char *current_data;    /* chunk that on_data is being given, for adoption */
+    size_t current_length;
+    uint32_t current_slot;
+    const struct sockaddr_storage *accepted_address;
+    socklen_t accepted_length;
+
+    int last_error;
+    struct usx_loop_statistics statistics;
+    size_t ext_size;
+    /* ext follows, aligned */
+};
+
+/* Rounds a structure up so that the ext behind it is aligned. */
+#define EXT_ALIGN(size) (((size) + (LIBUS_EXT_ALIGNMENT - 1)) & ~(size_t) (LIBUS_EXT_ALIGNMENT - 1))
+
+/* ------------------------------------------------------------------------------------------------
+ * slot.c
+ * --------------------------------------------------------------------------------------------- */
+
+/* Gives `object` a slot, or returns NO_SLOT (out of memory). */
+uint32_t us_internal_slot_take(struct us_loop_t *loop, void *object);
+void us_internal_slot_release(struct us_loop_t *loop, uint32_t slot);
+/* The object moved in memory. */
+void us_internal_slot_move(struct us_loop_t *loop, uint32_t slot, void *object);
+/* The program's identities of this slot end, the back end's tokens stay. 0, or -EOVERFLOW after 2^32 - 2 times:
+ * nothing changed, and the adoption that asks for it must fail. */
+int us_internal_slot_renew(struct us_loop_t *loop, uint32_t slot);
+void us_internal_slots_free(struct us_loop_t *loop);
+
+static inline uint64_t us_internal_slot_id(struct us_loop_t *loop, uint32_t slot) {
+    return (uint64_t) loop->slots.entries[slot].generation << 32 | slot;
+}
+static inline uint64_t us_internal_poll_token(struct us_loop_t *loop, const struct us_poll_t *p) {
+    return (uint64_t) loop->slots.entries[p->slot].poll_generation << 32 | p->slot;
+}
+/* The poll of a token, or NULL if it is no more. */
+static inline struct us_poll_t *us_internal_token_poll(struct us_loop_t *loop, uint64_t token) {
+    uint32_t slot = (uint32_t) token;
+    if (slot >= loop->slots.used || loop->slots.entries[slot].poll_generation != (uint32_t) (token >> 32)) {
+        return NULL;
+    }
+    return (struct us_poll_t *) loop->slots.entries[slot].object;
+}
+/* The object of an identity, or NULL if it is no more. Every object in a slot begins with a us_poll_t. */
+static inline struct us_poll_t *us_internal_find(struct us_loop_t *loop, uint64_t id) {
+    uint32_t slot = (uint32_t) id;
+    if (slot >= loop->slots.used || loop->slots.entries[slot].generation != (uint32_t) (id >> 32)) {
+        return NULL;
+    }
+    return (struct us_poll_t *) loop->slots.entries[slot].object;
+}
+/* The object of a slot that is known to be in use. */
+static inline void *us_internal_slot_object(struct us_loop_t *loop, uint32_t slot) {
+    return loop->slots.entries[slot].object;
+}
+static inline struct us_socket_t *us_internal_slot_socket(struct us_loop_t *loop, uint32_t slot) {
+    return (struct us_socket_t *) loop->slots.entries[slot].object;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * block.c: memory for sockets and listeners, in size classes, zeroed
+ * --------------------------------------------------------------------------------------------- */
+
+int us_internal_blocks_create(struct us_loop_t *loop); /* 0 or -ENOMEM */
+void us_internal_blocks_free(struct us_loop_t *loop);
+/* A zeroed block of at least `size` bytes, aligned to LIBUS_EXT_ALIGNMENT, or NULL. Stores its class. */
+void *us_internal_block_alloc(struct us_loop_t *loop, size_t size, uint8_t *size_class);
+void us_internal_block_free(struct us_loop_t *loop, void *block, uint8_t size_class);
+/* Bytes that a block of this class holds; 0 for a class of blocks that are allocated one by one. */
+size_t us_internal_block_capacity(struct us_loop_t *loop, uint8_t size_class);
+
+/* ------------------------------------------------------------------------------------------------
+ * wheel.c
+ * --------------------------------------------------------------------------------------------- */
+
+void us_internal_wheel_init(struct wheel *wheel, uint32_t now);
+/* Puts a socket in for `tick` (> wheel->now, compared with wrap-around; an earlier one goes to now + 1). A
+ * socket that is in the wheel already for an earlier tick may stay there: it is looked at then and put in
+ * again (us_internal_wheel_expire's caller decides). */
+void us_internal_wheel_insert(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t *s, uint32_t tick);
+void us_internal_wheel_remove(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t *s);
+/* True when the socket is linked in a wheel. wheel_prev of an unlinked socket is NO_SLOT. */
+static inline int us_internal_wheel_linked(const struct us_socket_t *s) {
+    return s->wheel_prev != NO_SLOT;
+}
+/* Takes out and returns one socket whose tick is <= `tick`, or NULL when none is left, in which case
+ * wheel->now is `tick`. Call until NULL or until the budget is spent. */
+struct us_socket_t *us_internal_wheel_expire(struct us_loop_t *loop, struct wheel *wheel, uint32_t tick);
+/* The same, but sockets that were not moved down ahead of need, and have to be now, are moved only as long as
+ * *moves, which it counts down, lasts. NULL with wheel->now before `tick`: it did not last; call again next turn. */
+struct us_socket_t *us_internal_wheel_expire_within(struct us_loop_t *loop, struct wheel *wheel, uint32_t tick,
+                                                    unsigned int *moves);
+/* Moves at most `budget` sockets of the coming buckets down a level ahead of need. Returns non-zero while
+ * such work is left. */
+int us_internal_wheel_cascade_ahead(struct us_loop_t *loop, struct wheel *wheel, unsigned int budget);
+/* Ticks from wheel->now until the next look is needed (>= 1; never later than the earliest socket), or 0 when
+ * the wheel is empty. */
+uint32_t us_internal_wheel_next(const struct wheel *wheel);
+
+/* ------------------------------------------------------------------------------------------------
+ * timer.c: precise timers in a heap
+ * --------------------------------------------------------------------------------------------- */
+
+/* Deadline of the earliest timer in ns, or UINT64_MAX. */
+uint64_t us_internal_timers_next(struct us_loop_t *loop);
+/* Fires what is due at loop->now, within the budget; stops on loop->halt. Returns non-zero if due ones are left. */
+int us_internal_timers_run(struct us_loop_t *loop);
+/* Calls release handlers and frees every timer (teardown); `silent` skips the handlers (us_loop_free). */
+void us_internal_timers_close_all(struct us_loop_t *loop, int silent);
+
+/* ------------------------------------------------------------------------------------------------
+ * wakeup.c
+ * --------------------------------------------------------------------------------------------- */
+
+/* Makes loop->waker and loop->wakeup and watches it. 0 or a negative errno. */
+int us_internal_wakeup_create(struct us_loop_t *loop);
+void us_internal_wakeup_free(struct us_loop_t *loop);
+/* The wake-up descriptor is readable: reads it, calls wakeup_cb if the program asked for it. */
+void us_internal_wakeup_ready(struct us_loop_t *loop);
+
+/* ------------------------------------------------------------------------------------------------
+ * resolve.c: getaddrinfo on helper threads
+ * --------------------------------------------------------------------------------------------- */
+
+struct addrinfo;
+struct lookup;
+/* Starts a look-up for the socket with this token (AF_UNSPEC, SOCK_STREAM). NULL and *error (negative errno) on
+ * failure. Wakes the loop by its waker when done. */
+struct lookup *us_internal_lookup_start(struct us_loop_t *loop, const char *host, int port, uint64_t token,
+                                        int *error);
+/* The loop lost interest: the result, when it comes, is freed by the helper. */
+void us_internal_lookup_abandon(struct lookup *lookup);
+/* Called once per turn when a look-up may have ended: calls us_internal_connect_resolved() for each result, which
+ * then owns `addresses` (freed by freeaddrinfo) and the look-up is gone. */
+void us_internal_resolver_run(struct us_loop_t *loop);
+int us_internal_resolver_has_results(struct us_loop_t *loop);
+void us_internal_resolver_free(struct us_loop_t *loop); /* abandons everything, never waits */
+
+/* ------------------------------------------------------------------------------------------------
+ * net.c: descriptors and addresses
+ * --------------------------------------------------------------------------------------------- */
+
+/* A non-blocking, close-on-exec stream socket, or a negative errno. */
+int us_internal_net_stream(int family);
+/* Makes a foreign descriptor non-blocking and close-on-exec. 0 or a negative errno. */
+int us_internal_net_prepare(int fd);
+void us_internal_net_nodelay(int fd, int on); /* best effort; does nothing on Unix sockets */
+void us_internal_net_uncork(int fd);          /* sends a partial segment that MSG_MORE holds back */
+void us_internal_net_linger_reset(int fd);    /* close will send RST */
+int us_internal_net_error(int fd);            /* positive pending SO_ERROR, 0 if none */
+/* Raw address bytes in network order (4 or 16) of an IP address; NULL and 0 for others. */
+char *us_internal_net_ip(const struct sockaddr_storage *address, int *length);
+int us_internal_net_port(const struct sockaddr_storage *address); /* -1 if not IP */
+/* The address of a socket file; 0 if the path is empty or too long. */
+struct sockaddr_un;
+socklen_t us_internal_net_unix(const char *path, struct sockaddr_un *address);
+int us_internal_net_local(int fd, struct sockaddr_storage *address, socklen_t *length);
+int us_internal_net_remote(int fd, struct sockaddr_storage *address, socklen_t *length);
+
+/* ------------------------------------------------------------------------------------------------
+ * loop.c
+ * --------------------------------------------------------------------------------------------- */
+
+/* Reads the clock (or the test clock) into loop->now and returns it. */
+uint64_t us_internal_clock(struct us_loop_t *loop);
+char *us_internal_receive_buffer(struct us_loop_t *loop); /* NULL: out of memory */
+void us_internal_ready_push(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+void us_internal_effect_push(struct us_loop_t *loop, struct us_socket_t *s);
+static inline void us_internal_fail(struct us_loop_t *loop, int error) {
+    loop->last_error = error < 0 ? -error : error;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * poll.c: interest of any poll; polls of the program
+ * --------------------------------------------------------------------------------------------- */
+
+int us_internal_poll_watch(struct us_loop_t *loop, struct us_poll_t *p, unsigned int interest);
+int us_internal_poll_interest(struct us_loop_t *loop, struct us_poll_t *p, unsigned int interest);
+void us_internal_poll_unwatch(struct us_loop_t *loop, struct us_poll_t *p);
+void us_internal_user_poll_ready(struct us_loop_t *loop, struct user_poll *p, unsigned int ready);
+void us_internal_user_polls_close_all(struct us_loop_t *loop, int silent);
+
+/* ------------------------------------------------------------------------------------------------
+ * dispatch.c
+ * --------------------------------------------------------------------------------------------- */
+
+void us_internal_dispatch(struct us_loop_t *loop, struct us_poll_t *p, unsigned int ready);
+void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+
+/* ------------------------------------------------------------------------------------------------
+ * socket.c, close.c, adopt.c, context.c, listen.c, connect.c, timeout.c
+ * --------------------------------------------------------------------------------------------- */
+
+/* A zeroed socket with a slot, linked into its context and counted; fd may be -1. NULL: out of memory. */
+struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *context, int fd, unsigned int ext_size);
+/* Undoes it for a socket that was never shown to anyone. */
+void us_internal_socket_destroy(struct us_socket_t *s);
+
+static inline int us_internal_socket_gone(const struct us_socket_t *s) {
+    return (s->flags & (S_CLOSING | S_CLOSED)) != 0;
+}
+/* Changes interest; a failure closes the socket in a later dispatch. */
+void us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
+/* Something on this socket failed for good: it is closed in a later dispatch, with `error` as the reason. */
+void us_internal_socket_fail_later(struct us_socket_t *s, int error);
+/* Closes by the program, as a pending effect. */
+void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind);
+/* Closes for a reason of the engine, with callbacks as the state demands, at once: the engine is at a point of its
+ * own. */
+void us_internal_socket_close_now(struct us_socket_t *s, int reason_kind, int error);
+/* Runs the pending effect of one socket: opening, adoption or close. */
+void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s);
+/* Frees what closed before, moves contexts and listeners on. */
+void us_internal_release(struct us_loop_t *loop);
+/* The move itself: the block with room for ext_size, in `target`. NULL: out of memory, nothing changed. */
+struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_socket_context_t *target,
+                                            unsigned int ext_size);
+void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s);
+
+void us_internal_context_link_socket(struct us_socket_context_t *context, struct us_socket_t *s);
+void us_internal_context_unlink_socket(struct us_socket_context_t *context, struct us_socket_t *s);
+/* Takes away one reference; at zero calls on_release and frees. */
+void us_internal_context_unreference(struct us_socket_context_t *context);
+/* The same whatever is left of references; no socket or listener may be left. */
+void us_internal_context_free_now(struct us_socket_context_t *context);
+/* Closes listeners and sockets, with callbacks; as pending effects in a deferring context. */
+void us_internal_context_close_all(struct us_socket_context_t *context, int reason_kind);
+/* Closes listeners and sockets without any callback. */
+void us_internal_context_discard_all(struct us_socket_context_t *context);
+
+void us_internal_accept_ready(struct us_loop_t *loop, struct us_listen_socket_t *ls);
+void us_internal_accept_retry(struct us_loop_t *loop);
+void us_internal_listener_free(struct us_loop_t *loop, struct us_listen_socket_t *ls);
+
+void us_internal_connect_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+void us_internal_connect_resolved(struct us_loop_t *loop, uint64_t token, struct addrinfo *addresses, int eai_error);
+void us_internal_connect_forget(struct us_socket_t *s); /* frees the attempt, abandons the look-up */
+
+struct socket_cold *us_internal_socket_cold(struct us_socket_t *s); /* made on first use; NULL: out of memory */
+void us_internal_socket_cold_free(struct us_socket_t *s);
+
+void us_internal_timeouts_disarm(struct us_socket_t *s);
+/* Fires the fine deadlines that are due at loop->now, within the budget. Non-zero if due ones are left. */
+int us_internal_deadlines_run(struct us_loop_t *loop);
+/* Makes the sweeps of the coarse timeouts that are due at loop->now. */
+void us_internal_sweeps_run(struct us_loop_t *loop);
+/* Time in ns at which one of these two has something to do, UINT64_MAX if never. */
+uint64_t us_internal_timeouts_next(struct us_loop_t *loop);
+
+#endif
