@@ -1,0 +1,90 @@
+#include "readiness.h"
+
+#include "../sys.h"
+
+#include <limits.h>
+
+/* The most slices that one sendmsg(2) takes; more is -EMSGSIZE. What is beyond is left to the
+ * next call. */
+#ifdef IOV_MAX
+#define SLICES_MAX IOV_MAX
+#else
+#define SLICES_MAX 1024
+#endif
+
+#define NANOSECONDS_PER_MILLISECOND 1000000
+
+ssize_t us_internal_readiness_receive(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+                                      size_t length) {
+    (void) loop;
+    ssize_t result;
+    do {
+        result = sys_recv(p->fd, *data, length, 0);
+    } while (result == -EINTR);
+    return result;
+}
+
+ssize_t us_internal_readiness_send(struct us_loop_t *loop, struct us_poll_t *p,
+                                   const struct iovec *slices, int count, int flags) {
+    (void) loop;
+    ssize_t result;
+    flags |= MSG_NOSIGNAL;
+    if (count == 1) {
+        do {
+            result = sys_send(p->fd, slices->iov_base, slices->iov_len, flags);
+        } while (result == -EINTR);
+        return result;
+    }
+    /* The kernel only reads through msg_iov, but its type does not say so. */
+    struct msghdr message = {
+        .msg_iov = (struct iovec *) slices,
+        .msg_iovlen = (size_t) (count < SLICES_MAX ? count : SLICES_MAX),
+    };
+    do {
+        result = sys_sendmsg(p->fd, &message, flags);
+    } while (result == -EINTR);
+    return result;
+}
+
+int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
+                                 struct sockaddr_storage *address, socklen_t *length) {
+    (void) loop;
+    int result;
+    do {
+        *length = sizeof *address;
+        result = sys_accept4(p->fd, (struct sockaddr *) address, length,
+                             SOCK_NONBLOCK | SOCK_CLOEXEC);
+    } while (result == -EINTR);
+    return result;
+}
+
+int us_internal_readiness_connect(struct us_loop_t *loop, struct us_poll_t *p,
+                                  const struct sockaddr *address, socklen_t length) {
+    (void) loop;
+    int result = sys_connect(p->fd, address, length);
+    /* An interrupted connect goes on in the background; asked again it would say EALREADY. */
+    return result == -EINTR ? -EINPROGRESS : result;
+}
+
+int us_internal_readiness_shutdown(struct us_loop_t *loop, struct us_poll_t *p, int how) {
+    (void) loop;
+    return sys_shutdown(p->fd, how);
+}
+
+void us_internal_readiness_close(struct us_poll_t *p) {
+    if (p->fd >= 0) {
+        (void) sys_close(p->fd);
+        p->fd = -1;
+    }
+}
+
+int us_internal_readiness_milliseconds(int64_t timeout_ns) {
+    if (timeout_ns < 0) {
+        return -1;
+    }
+    int64_t milliseconds = timeout_ns / NANOSECONDS_PER_MILLISECOND;
+    milliseconds += timeout_ns % NANOSECONDS_PER_MILLISECOND != 0;
+    /* Almost 25 days: the end of such a wait is an iteration without events, like an interrupted
+     * one. */
+    return milliseconds < INT_MAX ? (int) milliseconds : INT_MAX;
+}

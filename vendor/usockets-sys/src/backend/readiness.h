@@ -1,0 +1,24 @@
+/* Transfers of the back ends that only report readiness: plain system calls on non-blocking
+ * descriptors. The answers are those that backend.h asks for. */
+#ifndef USOCKETS_READINESS_H
+#define USOCKETS_READINESS_H
+
+#include "../internal.h"
+
+ssize_t us_internal_readiness_receive(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+                                      size_t length);
+ssize_t us_internal_readiness_send(struct us_loop_t *loop, struct us_poll_t *p,
+                                   const struct iovec *slices, int count, int flags);
+int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
+                                 struct sockaddr_storage *address, socklen_t *length);
+int us_internal_readiness_connect(struct us_loop_t *loop, struct us_poll_t *p,
+                                  const struct sockaddr *address, socklen_t length);
+int us_internal_readiness_shutdown(struct us_loop_t *loop, struct us_poll_t *p, int how);
+/* Closes the descriptor of a poll that is not watched any more. */
+void us_internal_readiness_close(struct us_poll_t *p);
+
+/* A wait of so many nanoseconds (-1: without limit), as poll(2) and epoll_wait(2) take it:
+ * rounded up. */
+int us_internal_readiness_milliseconds(int64_t timeout_ns);
+
+#endif
