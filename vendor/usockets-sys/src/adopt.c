@@ -1,0 +1,153 @@
+/* Adoption: a socket moves to another context, with another ext. At once for programs of libusockets.h; as a pending
+ * effect, with functions of the caller around it, for deferring contexts. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* What is left of the old block when a socket has moved in memory. Programs may still ask it whether it is closed
+ * until the end of the iteration. */
+static void retire_block(struct us_loop_t *loop, struct us_socket_t *old) {
+    old->p.fd = -1;
+    old->flags = S_OPENED | S_CLOSED;
+    old->cold = loop->retired;
+    loop->retired = old;
+}
+
+struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_socket_context_t *target,
+                                            unsigned int ext_size) {
+    struct us_loop_t *loop = target->loop;
+    size_t size = sizeof(struct us_socket_t) + ext_size;
+    size_t capacity = us_internal_block_capacity(loop, s->p.size_class);
+    struct us_socket_t *moved = s;
+    if (size > capacity) {
+        uint8_t size_class;
+        moved = us_internal_block_alloc(loop, size, &size_class);
+        if (!moved) {
+            us_internal_fail(loop, ENOMEM);
+            return NULL;
+        }
+    }
+    struct us_socket_context_t *source = s->context;
+    us_internal_timeouts_disarm(s);
+    us_internal_context_unlink_socket(source, s);
+    if (moved != s) {
+        uint8_t size_class = moved->p.size_class;
+        memcpy(moved, s, capacity);
+        moved->p.size_class = size_class;
+        us_internal_slot_move(loop, moved->p.slot, moved);
+        retire_block(loop, s);
+    }
+    us_internal_context_link_socket(target, moved);
+    us_internal_slot_renew(loop, moved->p.slot);
+    us_internal_context_unreference(source);
+    return moved;
+}
+
+struct us_socket_t *us_socket_context_adopt_socket(int ssl, struct us_socket_context_t *context,
+                                                   struct us_socket_t *s, int ext_size) {
+    (void) ssl;
+    if (us_internal_socket_gone(s)) {
+        return s;
+    }
+    if (s->context->loop != context->loop || s->context->deferring || context->deferring) {
+        us_internal_fail(context->loop, EXDEV);
+        return NULL;
+    }
+    return us_internal_socket_move(s, context, ext_size > 0 ? (unsigned int) ext_size : 0);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Adoption as a pending effect
+ * --------------------------------------------------------------------------------------------- */
+
+/* Keeps the last `unread` bytes of the chunk that is being delivered in front of what was kept before: an earlier
+ * rest of kept input comes after this chunk. */
+static int keep_unread(struct us_loop_t *loop, struct us_socket_t *s, size_t unread) {
+    if (!unread) {
+        return 0;
+    }
+    if (loop->current_slot != s->p.slot || unread > loop->current_length) {
+        return -EINVAL;
+    }
+    struct socket_cold *cold = s->cold;
+    size_t rest = cold->kept_input ? cold->kept_length - cold->kept_offset : 0;
+    char *kept = sys_malloc(unread + rest);
+    if (!kept) {
+        return -ENOMEM;
+    }
+    memcpy(kept, loop->current_data + loop->current_length - unread, unread);
+    if (rest) {
+        memcpy(kept + unread, cold->kept_input + cold->kept_offset, rest);
+    }
+    sys_free(cold->kept_input);
+    cold->kept_input = kept;
+    cold->kept_length = unread + rest;
+    cold->kept_offset = 0;
+    return 0;
+}
+
+int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *target,
+                           unsigned int ext_size, size_t unread,
+                           const struct usx_adoption *functions, void *argument) {
+    struct us_loop_t *loop = s->context->loop;
+    if (s->flags & S_MOVING) {
+        return -EALREADY;
+    }
+    if (usx_socket_state(s) != USX_STATE_OPEN || !s->context->deferring) {
+        return -ENOTCONN;
+    }
+    if (target->loop != loop || !target->deferring) {
+        return -EXDEV;
+    }
+    struct socket_cold *cold = us_internal_socket_cold(s);
+    if (!cold) {
+        return -ENOMEM;
+    }
+    int result = keep_unread(loop, s, unread);
+    if (result < 0) {
+        return result;
+    }
+    cold->move_target = target;
+    cold->move_ext_size = ext_size;
+    cold->move_functions = *functions;
+    cold->move_argument = argument;
+    target->references++;
+    s->flags |= S_MOVING;
+    us_internal_effect_push(loop, s);
+    return 0;
+}
+
+/* Delivery goes on after the move, or in the old place where there was none. */
+static void go_on(struct us_loop_t *loop, struct us_socket_t *s) {
+    if (s->cold->kept_input || s->flags & S_HANGUP) {
+        unsigned int ended = s->flags & S_HANGUP ? BACKEND_HANGUP : 0;
+        us_internal_ready_push(loop, s, BACKEND_READABLE | ended);
+    }
+}
+
+void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s) {
+    struct socket_cold *cold = s->cold;
+    struct usx_adoption functions = cold->move_functions;
+    struct us_socket_context_t *target = cold->move_target;
+    void *argument = cold->move_argument;
+    s->flags &= (uint16_t) ~S_MOVING;
+    cold->move_target = NULL;
+    if (us_internal_socket_gone(s)) {
+        functions.dropped(s, argument);
+        us_internal_effect_push(loop, s);
+    } else if (functions.before(s, argument) != 0) {
+        go_on(loop, s);
+    } else {
+        struct us_socket_t *moved = us_internal_socket_move(s, target, cold->move_ext_size);
+        if (moved) {
+            go_on(loop, moved);
+            functions.after(moved, argument);
+        } else {
+            functions.dropped(s, argument);
+            us_internal_socket_close_now(s, USX_REASON_ERROR, ENOMEM);
+        }
+    }
+    us_internal_context_unreference(target);
+}

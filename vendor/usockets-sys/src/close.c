@@ -1,0 +1,212 @@
+/* Closing and release.
+ *
+ * A close has three steps. *Begin*: the socket is closed for the program, its timeouts are off and it knows its
+ * reason (S_CLOSING). *Finish*: the descriptor is given back, the socket leaves its context, the handler is called
+ * (S_CLOSED). *Release*: the memory is freed, at the end of an iteration. In a deferring context a close by the
+ * program only begins, and finishes as a pending effect; everything else begins and finishes in one go. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+
+/* What a handler is told; engine-made closes always have 0 and NULL (specification 3.25). */
+struct close_words {
+    int code;
+    void *reason;
+};
+
+static void begin(struct us_socket_t *s, int reason_kind, int error) {
+    us_internal_timeouts_disarm(s);
+    s->flags |= S_CLOSING;
+    s->reason_kind = (uint32_t) reason_kind;
+    s->reason_error = error;
+}
+
+static struct us_socket_t *call_handler(struct us_socket_t *s, struct close_words words) {
+    struct us_socket_context_t *context = s->context;
+    if (s->flags & S_SILENT) {
+        return s;
+    }
+    if (context->deferring && !(s->flags & S_OPENED)) {
+        if (context->on.on_connect_error) {
+            int failed = s->reason_kind == USX_REASON_CONNECT || s->reason_kind == USX_REASON_RESOLVE;
+            context->on.on_connect_error(s, failed ? s->reason_error : ECANCELED);
+        }
+        return s;
+    }
+    return context->on.on_close ? context->on.on_close(s, words.code, words.reason) : s;
+}
+
+static struct us_socket_t *finish(struct us_socket_t *s, struct close_words words) {
+    struct us_loop_t *loop = s->context->loop;
+    s->flags = (uint16_t) ((s->flags & ~S_CLOSING) | S_CLOSED);
+    if (s->flags & S_RESET && s->p.fd >= 0) {
+        us_internal_net_linger_reset(s->p.fd);
+    }
+    if (s->p.fd >= 0) {
+        loop->backend->close(loop, &s->p);
+    }
+    us_internal_connect_forget(s);
+    us_internal_context_unlink_socket(s->context, s);
+    s->next = loop->closed;
+    loop->closed = s->p.slot;
+    loop->statistics.sockets_closed++;
+    return call_handler(s, words);
+}
+
+void us_internal_socket_close_now(struct us_socket_t *s, int reason_kind, int error) {
+    if (!(s->flags & S_CLOSED)) {
+        if (!(s->flags & S_CLOSING)) {
+            begin(s, reason_kind, error);
+        }
+        finish(s, (struct close_words){0, NULL});
+    }
+}
+
+void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind) {
+    if (!us_internal_socket_gone(s)) {
+        begin(s, reason_kind, 0);
+        us_internal_effect_push(s->context->loop, s);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Closing by the program
+ * --------------------------------------------------------------------------------------------- */
+
+struct us_socket_t *us_socket_close(int ssl, struct us_socket_t *s, int code, void *reason) {
+    if (s->p.kind == POLL_KIND_LISTEN) {
+        us_listen_socket_close(ssl, (struct us_listen_socket_t *) s);
+        return s;
+    }
+    if (us_internal_socket_gone(s)) {
+        return s;
+    }
+    if (s->context->deferring) {
+        us_internal_socket_close_later(s, USX_REASON_LOCAL);
+        return s;
+    }
+    begin(s, USX_REASON_LOCAL, 0);
+    return finish(s, (struct close_words){code, reason});
+}
+
+void usx_socket_close(struct us_socket_t *s, int reset) {
+    if (us_internal_socket_gone(s)) {
+        return;
+    }
+    s->flags |= reset ? S_RESET : 0;
+    int reason = reset ? USX_REASON_LOCAL_RESET : USX_REASON_LOCAL;
+    if (s->context->deferring) {
+        us_internal_socket_close_later(s, reason);
+    } else {
+        us_internal_socket_close_now(s, reason, 0);
+    }
+}
+
+struct us_socket_t *us_socket_close_connecting(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    usx_socket_discard(s);
+    return s;
+}
+
+void usx_socket_discard(struct us_socket_t *s) {
+    s->flags |= S_SILENT;
+    us_internal_socket_close_now(s, USX_REASON_LOCAL, 0);
+}
+
+struct usx_close_reason usx_socket_close_reason(struct us_socket_t *s) {
+    if (!us_internal_socket_gone(s)) {
+        return (struct usx_close_reason){USX_REASON_NONE, 0};
+    }
+    return (struct usx_close_reason){(int) s->reason_kind, s->reason_error};
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Pending effects
+ * --------------------------------------------------------------------------------------------- */
+
+static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
+    unsigned int interest = s->flags & S_PAUSED ? 0 : LIBUS_SOCKET_READABLE;
+    int result = us_internal_poll_watch(loop, &s->p, interest);
+    if (result < 0) {
+        us_internal_socket_close_now(s, USX_REASON_CONNECT, -result);
+        return;
+    }
+    s->flags = (uint16_t) ((s->flags & ~S_OPENING) | S_OPENED);
+    struct sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    int ip_length = 0;
+    char *ip = NULL;
+    if (us_internal_net_remote(s->p.fd, &address, &length) == 0) {
+        ip = us_internal_net_ip(&address, &ip_length);
+    }
+    if (s->context->on.on_open) {
+        s->context->on.on_open(s, 0, ip, ip_length);
+    }
+}
+
+void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s) {
+    if (s->flags & S_MOVING) {
+        us_internal_adoption_effect(loop, s);
+    } else if (s->flags & S_CLOSING) {
+        finish(s, (struct close_words){0, NULL});
+    } else if (s->flags & S_OPENING) {
+        open_now(loop, s);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Release
+ * --------------------------------------------------------------------------------------------- */
+
+static void release_socket(struct us_loop_t *loop, struct us_socket_t *s) {
+    struct us_socket_context_t *context = s->context;
+    us_internal_socket_cold_free(s);
+    us_internal_slot_release(loop, s->p.slot);
+    us_internal_block_free(loop, s, s->p.size_class);
+    loop->live--;
+    loop->statistics.live_sockets--;
+    us_internal_context_unreference(context);
+}
+
+/* A closed socket that a queue still names stays for another turn; the queue will have passed it by then. */
+static void release_sockets(struct us_loop_t *loop) {
+    uint32_t slot = loop->closed;
+    loop->closed = NO_SLOT;
+    while (slot != NO_SLOT) {
+        struct us_socket_t *s = us_internal_slot_socket(loop, slot);
+        slot = s->next;
+        if (s->flags & (S_READY | S_EFFECT)) {
+            s->next = loop->closed;
+            loop->closed = s->p.slot;
+        } else {
+            release_socket(loop, s);
+        }
+    }
+}
+
+static void release_listeners(struct us_loop_t *loop) {
+    while (loop->closed_listeners != NO_SLOT) {
+        struct us_listen_socket_t *ls = us_internal_slot_object(loop, loop->closed_listeners);
+        loop->closed_listeners = ls->next;
+        us_internal_listener_free(loop, ls);
+    }
+}
+
+static void release_retired(struct us_loop_t *loop) {
+    while (loop->retired) {
+        struct us_socket_t *block = loop->retired;
+        loop->retired = block->cold;
+        us_internal_block_free(loop, block, block->p.size_class);
+    }
+}
+
+void us_internal_release(struct us_loop_t *loop) {
+    int descriptors_freed = loop->closed != NO_SLOT;
+    release_sockets(loop);
+    release_listeners(loop);
+    release_retired(loop);
+    if (descriptors_freed && loop->accept_retry_at) {
+        us_internal_accept_retry(loop);
+    }
+}

@@ -1,0 +1,287 @@
+/* From a ready descriptor to what happens with it. One object at a time; after every callback the socket is looked up
+ * anew by its slot, because the callback may have closed it, paused it or moved it in memory. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ENDED (BACKEND_ERROR | BACKEND_HANGUP)
+
+/* How a stretch of reading came to its end. */
+enum read_end {
+    READ_DRAINED, /* nothing is left for now */
+    READ_BUDGET,  /* something may be left */
+    READ_STOPPED, /* the program closed, paused or moved the socket, or the loop was halted */
+    READ_END,     /* end of the peer's stream */
+    READ_FAILED,
+};
+
+/* True while this socket may be given data. */
+static int wants_data(const struct us_loop_t *loop, const struct us_socket_t *s) {
+    return !loop->halt && !(s->flags & (S_CLOSING | S_CLOSED | S_MOVING)) &&
+           s->p.interest & LIBUS_SOCKET_READABLE;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Reading
+ * --------------------------------------------------------------------------------------------- */
+
+static void deliver(struct us_loop_t *loop, struct us_socket_t *s, char *data, size_t length) {
+    struct us_socket_t *(*on_data)(struct us_socket_t *, char *, int) = s->context->on.on_data;
+    if (!on_data) {
+        return;
+    }
+    loop->current_data = data;
+    loop->current_length = length;
+    loop->current_slot = s->p.slot;
+    on_data(s, data, (int) length);
+    loop->current_slot = NO_SLOT;
+}
+
+/* Delivers what an adoption left over, a buffer at a time, before anything is received. Returns zero when the
+ * program stopped it. */
+static int deliver_kept_input(struct us_loop_t *loop, uint32_t slot) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
+    while (s->cold && s->cold->kept_input) {
+        struct socket_cold *cold = s->cold;
+        char *buffer = us_internal_receive_buffer(loop);
+        if (!buffer || !wants_data(loop, s)) {
+            return 0;
+        }
+        size_t length = cold->kept_length - cold->kept_offset;
+        length = length < RECEIVE_LENGTH ? length : RECEIVE_LENGTH;
+        memcpy(buffer, cold->kept_input + cold->kept_offset, length);
+        cold->kept_offset += length;
+        if (cold->kept_offset == cold->kept_length) {
+            sys_free(cold->kept_input);
+            cold->kept_input = NULL;
+        }
+        deliver(loop, s, buffer, length);
+        s = us_internal_slot_socket(loop, slot);
+    }
+    return wants_data(loop, s);
+}
+
+/* Receives once and delivers. Sets *error when it answers READ_FAILED; READ_BUDGET stands for "go on". */
+static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int ended, int *error) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
+    char *data = us_internal_receive_buffer(loop);
+    if (!data) {
+        return READ_BUDGET; /* looked at again; memory may be back by then */
+    }
+    ssize_t received = loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH);
+    if (received > 0) {
+        loop->statistics.receives++;
+        loop->statistics.bytes_received += (uint64_t) received;
+        deliver(loop, s, data, (size_t) received);
+        s = us_internal_slot_socket(loop, slot);
+        if (!wants_data(loop, s)) {
+            return READ_STOPPED;
+        }
+        /* A short receive has emptied the socket; asking once more would cost a call per message. Once the end is
+         * flagged it must be asked for, though: only then is it known to be all. */
+        return received < RECEIVE_LENGTH && !ended ? READ_DRAINED : READ_BUDGET;
+    }
+    switch (received) {
+    case 0:
+        return READ_END;
+    case -EINTR:
+    case -ENOBUFS:
+    case -ENOMEM:
+        return READ_BUDGET;
+    case -EAGAIN:
+        return READ_DRAINED;
+    default:
+        *error = (int) -received;
+        return READ_FAILED;
+    }
+}
+
+static enum read_end receive_all(struct us_loop_t *loop, uint32_t slot, int ended, int *error) {
+    if (!deliver_kept_input(loop, slot)) {
+        return READ_STOPPED;
+    }
+    enum read_end end = READ_BUDGET;
+    for (int i = 0; i < BUDGET_RECEIVES && end == READ_BUDGET; i++) {
+        end = receive_once(loop, slot, ended, error);
+    }
+    return end;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Ends
+ * --------------------------------------------------------------------------------------------- */
+
+static void close_failed(struct us_socket_t *s, int error) {
+    if (error == ECONNRESET || error == EPIPE) {
+        us_internal_socket_close_now(s, USX_REASON_RESET, error);
+    } else {
+        us_internal_socket_close_now(s, USX_REASON_ERROR, error);
+    }
+}
+
+/* The descriptor is finished and everything is read: say why. */
+static void close_ended(struct us_socket_t *s, unsigned int ready) {
+    int error = s->cold ? s->cold->failure : 0;
+    if (!error && ready & BACKEND_ERROR) {
+        error = us_internal_net_error(s->p.fd);
+    }
+    if (error) {
+        close_failed(s, error);
+    } else if (s->flags & (S_SHUT | S_END_SEEN)) {
+        us_internal_socket_close_now(s, USX_REASON_END, 0);
+    } else {
+        us_internal_socket_close_now(s, USX_REASON_HANGUP, 0);
+    }
+}
+
+static void peer_finished(struct us_socket_t *s) {
+    if (s->flags & S_SHUT) {
+        us_internal_socket_close_now(s, USX_REASON_END, 0);
+        return;
+    }
+    s->flags |= S_END_SEEN;
+    us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_READABLE);
+    if (s->context->on.on_end) {
+        s->context->on.on_end(s);
+    } else {
+        us_internal_socket_close_now(s, USX_REASON_END, 0);
+    }
+}
+
+/* A hang-up on a paused socket of a deferring context is remembered. It would be reported for ever, so the
+ * descriptor leaves the poller until the program resumes. */
+static void remember_hangup(struct us_loop_t *loop, struct us_socket_t *s) {
+    s->flags |= S_HANGUP;
+    us_internal_poll_unwatch(loop, &s->p);
+}
+
+/* A program that waits for on_writable would wait for ever on such a socket, so then it is not held back. */
+static int holds_hangup_back(const struct us_socket_t *s) {
+    return s->context->deferring && s->flags & S_PAUSED &&
+           !(s->flags & (S_END_SEEN | S_WRITE_SHORT));
+}
+
+/* Reading stopped before everything was read. */
+static void reading_stopped(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    if (s->flags & S_MOVING) {
+        return; /* the adoption sees to what is left */
+    }
+    if (loop->halt || s->p.interest & LIBUS_SOCKET_READABLE) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
+    } else if (ready & ENDED) {
+        if (holds_hangup_back(s)) {
+            remember_hangup(loop, s);
+        } else {
+            close_ended(s, ready);
+        }
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Streams
+ * --------------------------------------------------------------------------------------------- */
+
+static void write_ready(struct us_loop_t *loop, struct us_socket_t *s) {
+    uint32_t slot = s->p.slot;
+    s->flags &= (uint16_t) ~S_WRITE_SHORT;
+    if (s->context->on.on_writable) {
+        s->context->on.on_writable(s);
+        s = us_internal_slot_socket(loop, slot);
+    }
+    if (us_internal_socket_gone(s)) {
+        return;
+    }
+    if (!(s->flags & S_WRITE_SHORT) || s->flags & S_SHUT) {
+        us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_WRITABLE);
+    }
+}
+
+/* Reads, and acts on how that ended. `ready` has ENDED bits when the descriptor is finished. */
+static void read_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    uint32_t slot = s->p.slot;
+    int error = 0;
+    enum read_end end = receive_all(loop, slot, ready & ENDED, &error);
+    s = us_internal_slot_socket(loop, slot);
+    if (us_internal_socket_gone(s)) {
+        return;
+    }
+    switch (end) {
+    case READ_STOPPED:
+        reading_stopped(loop, s, ready);
+        break;
+    case READ_BUDGET:
+        /* The poller reports a watched descriptor again by itself. */
+        if (ready & ENDED || !(s->p.watched & POLL_WATCHED)) {
+            us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
+        }
+        break;
+    case READ_DRAINED:
+        if (ready & ENDED) {
+            close_ended(s, ready);
+        }
+        break;
+    case READ_END:
+        if (ready & ENDED) {
+            close_ended(s, ready);
+        } else {
+            peer_finished(s);
+        }
+        break;
+    case READ_FAILED:
+        close_failed(s, error);
+        break;
+    }
+}
+
+/* The specification's order (3.5): writable, unless the descriptor is finished; readable; the end. */
+static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    uint32_t slot = s->p.slot;
+    if (ready & BACKEND_WRITABLE && s->p.interest & LIBUS_SOCKET_WRITABLE && !(ready & ENDED)) {
+        write_ready(loop, s);
+        s = us_internal_slot_socket(loop, slot);
+    }
+    if (loop->halt || s->flags & (S_CLOSING | S_CLOSED | S_MOVING)) {
+        return;
+    }
+    if (s->p.interest & LIBUS_SOCKET_READABLE) {
+        if (ready & (BACKEND_READABLE | ENDED)) {
+            read_ready(loop, s, ready);
+        }
+    } else if (ready & ENDED) {
+        if (holds_hangup_back(s)) {
+            remember_hangup(loop, s);
+        } else {
+            close_ended(s, ready);
+        }
+    }
+}
+
+void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    if (!ready || s->flags & (S_CLOSING | S_CLOSED | S_MOVING | S_OPENING)) {
+        return;
+    }
+    if (s->flags & S_CONNECTING) {
+        us_internal_connect_ready(loop, s, ready);
+    } else {
+        stream_ready(loop, s, ready);
+    }
+}
+
+void us_internal_dispatch(struct us_loop_t *loop, struct us_poll_t *p, unsigned int ready) {
+    switch (p->kind) {
+    case POLL_KIND_SOCKET:
+        us_internal_dispatch_socket(loop, (struct us_socket_t *) p, ready);
+        break;
+    case POLL_KIND_LISTEN:
+        us_internal_accept_ready(loop, (struct us_listen_socket_t *) p);
+        break;
+    case POLL_KIND_WAKEUP:
+        us_internal_wakeup_ready(loop);
+        break;
+    default:
+        us_internal_user_poll_ready(loop, (struct user_poll *) p, ready);
+        break;
+    }
+}

@@ -1,0 +1,386 @@
+/* Stream sockets: making them, writing, half-closing, pausing, asking. Closing is in close.c. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+/* States in which a socket takes no bytes. */
+#define S_NOT_WRITABLE (S_CONNECTING | S_OPENING | S_SHUT | S_CLOSING | S_CLOSED)
+
+/* Slices given to one send; the kernel takes at most IOV_MAX. */
+#define SLICES_PER_SEND 64
+
+/* ------------------------------------------------------------------------------------------------
+ * Making
+ * --------------------------------------------------------------------------------------------- */
+
+struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *context, int fd,
+                                              unsigned int ext_size) {
+    struct us_loop_t *loop = context->loop;
+    if (loop->tearing_down) {
+        us_internal_fail(loop, ESHUTDOWN);
+        return NULL;
+    }
+    uint8_t size_class;
+    struct us_socket_t *s =
+        us_internal_block_alloc(loop, sizeof(struct us_socket_t) + ext_size, &size_class);
+    if (!s) {
+        us_internal_fail(loop, ENOMEM);
+        return NULL;
+    }
+    s->p.slot = us_internal_slot_take(loop, s);
+    if (s->p.slot == NO_SLOT) {
+        us_internal_block_free(loop, s, size_class);
+        us_internal_fail(loop, ENOMEM);
+        return NULL;
+    }
+    s->p.fd = fd;
+    s->p.kind = POLL_KIND_SOCKET;
+    s->p.size_class = size_class;
+    s->flags = context->deferring ? S_DEADLINES : 0;
+    s->wheel_prev = NO_SLOT;
+    s->wheel_next = NO_SLOT;
+    us_internal_context_link_socket(context, s);
+    loop->live++;
+    loop->statistics.live_sockets++;
+    return s;
+}
+
+void us_internal_socket_destroy(struct us_socket_t *s) {
+    struct us_loop_t *loop = s->context->loop;
+    us_internal_timeouts_disarm(s);
+    us_internal_context_unlink_socket(s->context, s);
+    us_internal_context_unreference(s->context);
+    us_internal_socket_cold_free(s);
+    us_internal_slot_release(loop, s->p.slot);
+    us_internal_block_free(loop, s, s->p.size_class);
+    loop->live--;
+    loop->statistics.live_sockets--;
+}
+
+struct socket_cold *us_internal_socket_cold(struct us_socket_t *s) {
+    if (!s->cold) {
+        s->cold = sys_calloc(1, sizeof(struct socket_cold));
+    }
+    return s->cold;
+}
+
+void us_internal_socket_cold_free(struct us_socket_t *s) {
+    if (s->cold) {
+        us_internal_connect_forget(s);
+        sys_free(s->cold->kept_input);
+        sys_free(s->cold);
+        s->cold = NULL;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Writing
+ * --------------------------------------------------------------------------------------------- */
+
+void us_internal_socket_fail_later(struct us_socket_t *s, int error) {
+    struct socket_cold *cold = us_internal_socket_cold(s);
+    if (cold && !cold->failure) {
+        cold->failure = error;
+    }
+    us_internal_ready_push(s->context->loop, s, BACKEND_ERROR);
+}
+
+static void set_interest(struct us_socket_t *s, unsigned int interest) {
+    int result = us_internal_poll_interest(s->context->loop, &s->p, interest);
+    if (result < 0) {
+        us_internal_socket_fail_later(s, -result);
+    }
+}
+
+void us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
+    set_interest(s, interest);
+}
+
+/* A send that did not take everything. */
+static void came_short(struct us_socket_t *s) {
+    s->flags |= S_WRITE_SHORT;
+    set_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
+}
+
+/* Bytes that one send took of `slices`; sets *blocked when nothing more goes now. */
+static size_t send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
+                          int flags, int *blocked) {
+    struct us_loop_t *loop = s->context->loop;
+    ssize_t sent;
+    do {
+        sent = loop->backend->send(loop, &s->p, slices, count, flags);
+    } while (sent == -EINTR);
+    if (sent >= 0) {
+        loop->statistics.sends++;
+        loop->statistics.bytes_sent += (uint64_t) sent;
+        *blocked = (size_t) sent < length;
+        return (size_t) sent;
+    }
+    *blocked = 1;
+    if (sent != -EAGAIN && sent != -EWOULDBLOCK && sent != -ENOBUFS && sent != -ENOMEM) {
+        us_internal_socket_fail_later(s, (int) -sent);
+    }
+    return 0;
+}
+
+static size_t slices_length(const struct iovec *slices, int count) {
+    size_t length = 0;
+    for (int i = 0; i < count; i++) {
+        length += slices[i].iov_len;
+    }
+    return length;
+}
+
+size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int count, int msg_more) {
+    size_t total = 0;
+    int blocked = 0;
+    if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NOT_WRITABLE) {
+        return 0;
+    }
+    while (count > 0 && !blocked) {
+        int batch = count < SLICES_PER_SEND ? count : SLICES_PER_SEND;
+        size_t length = slices_length(slices, batch);
+        if (length) {
+            int more = msg_more || batch < count ? MSG_MORE : 0;
+            total += send_slices(s, slices, batch, length, more, &blocked);
+        }
+        slices += batch;
+        count -= batch;
+    }
+    if (blocked) {
+        came_short(s);
+    }
+    return total;
+}
+
+int us_socket_write(int ssl, struct us_socket_t *s, const char *data, int length, int msg_more) {
+    (void) ssl;
+    if (length <= 0) {
+        return 0;
+    }
+    struct iovec slice = {(void *) (uintptr_t) data, (size_t) length};
+    return (int) usx_socket_write(s, &slice, 1, msg_more);
+}
+
+int us_socket_write2(int ssl, struct us_socket_t *s, const char *header, int header_length,
+                     const char *payload, int payload_length) {
+    (void) ssl;
+    struct iovec slices[2] = {
+        {(void *) (uintptr_t) header, header_length > 0 ? (size_t) header_length : 0},
+        {(void *) (uintptr_t) payload, payload_length > 0 ? (size_t) payload_length : 0},
+    };
+    if (slices[0].iov_len + slices[1].iov_len > INT_MAX) {
+        slices[1].iov_len = INT_MAX - slices[0].iov_len;
+    }
+    return (int) usx_socket_write(s, slices, 2, 0);
+}
+
+int usx_socket_is_writable_pending(struct us_socket_t *s) {
+    return (s->flags & S_WRITE_SHORT) != 0;
+}
+
+void us_socket_flush(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    if (s->p.kind == POLL_KIND_SOCKET && !(s->flags & S_NOT_WRITABLE)) {
+        us_internal_net_uncork(s->p.fd);
+    }
+}
+
+char *us_socket_send_buffer(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    (void) s;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Half-close
+ * --------------------------------------------------------------------------------------------- */
+
+void us_socket_shutdown(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NOT_WRITABLE) {
+        return;
+    }
+    struct us_loop_t *loop = s->context->loop;
+    int result = loop->backend->shutdown(loop, &s->p, SHUT_WR);
+    s->flags |= S_SHUT;
+    if (result < 0 && result != -ENOTCONN) {
+        us_internal_socket_fail_later(s, -result);
+    } else if (s->flags & S_END_SEEN) {
+        /* Both directions are finished. Not every back end reports that as a hang-up. */
+        us_internal_ready_push(loop, s, BACKEND_HANGUP);
+    }
+}
+
+void us_socket_shutdown_read(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    if (s->p.kind != POLL_KIND_SOCKET || s->flags & (S_CONNECTING | S_OPENING | S_CLOSING | S_CLOSED)) {
+        return;
+    }
+    struct us_loop_t *loop = s->context->loop;
+    loop->backend->shutdown(loop, &s->p, SHUT_RD);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Pausing
+ * --------------------------------------------------------------------------------------------- */
+
+/* States in which interest is not the program's: it is set when they end. */
+#define S_NO_INTEREST (S_CONNECTING | S_OPENING | S_CLOSING | S_CLOSED | S_END_SEEN)
+
+void usx_socket_pause(struct us_socket_t *s) {
+    s->flags |= S_PAUSED;
+    if (!(s->flags & S_NO_INTEREST)) {
+        set_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_READABLE);
+    }
+}
+
+void usx_socket_resume(struct us_socket_t *s) {
+    if (!(s->flags & S_PAUSED)) {
+        return;
+    }
+    s->flags &= (uint16_t) ~S_PAUSED;
+    if (s->flags & S_NO_INTEREST) {
+        return;
+    }
+    set_interest(s, s->p.interest | LIBUS_SOCKET_READABLE);
+    if (s->flags & S_HANGUP) {
+        us_internal_ready_push(s->context->loop, s, BACKEND_READABLE | BACKEND_HANGUP);
+    } else if (s->cold && s->cold->kept_input) {
+        us_internal_ready_push(s->context->loop, s, BACKEND_READABLE);
+    }
+}
+
+int usx_socket_is_paused(struct us_socket_t *s) {
+    return (s->flags & S_PAUSED) != 0;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Asking
+ * --------------------------------------------------------------------------------------------- */
+
+static int is_listener(const struct us_socket_t *s) {
+    return s->p.kind == POLL_KIND_LISTEN;
+}
+
+void *us_socket_ext(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    return s + 1;
+}
+
+struct us_socket_context_t *us_socket_context(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    return is_listener(s) ? ((struct us_listen_socket_t *) s)->context : s->context;
+}
+
+int us_socket_is_established(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    return !is_listener(s) && (s->flags & S_OPENED) != 0;
+}
+
+int us_socket_is_shut_down(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    return !is_listener(s) && (s->flags & S_SHUT) != 0;
+}
+
+int us_socket_is_closed(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    if (is_listener(s)) {
+        return ((struct us_listen_socket_t *) s)->closed;
+    }
+    return us_internal_socket_gone(s);
+}
+
+void *us_socket_get_native_handle(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    return (void *) (uintptr_t) s->p.fd;
+}
+
+void *us_socket_server_name_userdata(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    (void) s;
+    return NULL;
+}
+
+int usx_socket_local_address(struct us_socket_t *s, struct sockaddr_storage *address,
+                             socklen_t *length) {
+    if (s->p.fd < 0) {
+        return -ENOTCONN;
+    }
+    return us_internal_net_local(s->p.fd, address, length);
+}
+
+int usx_socket_remote_address(struct us_socket_t *s, struct sockaddr_storage *address,
+                              socklen_t *length) {
+    if (s->p.fd < 0 || s->flags & S_CONNECTING) {
+        return -ENOTCONN;
+    }
+    return us_internal_net_remote(s->p.fd, address, length);
+}
+
+int us_socket_local_port(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    struct sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    return usx_socket_local_address(s, &address, &length) == 0 ? us_internal_net_port(&address) : -1;
+}
+
+int us_socket_remote_port(int ssl, struct us_socket_t *s) {
+    (void) ssl;
+    struct sockaddr_storage address;
+    socklen_t length = sizeof(address);
+    if (is_listener(s) || usx_socket_remote_address(s, &address, &length) < 0) {
+        return -1;
+    }
+    return us_internal_net_port(&address);
+}
+
+void us_socket_remote_address(int ssl, struct us_socket_t *s, char *buf, int *length) {
+    (void) ssl;
+    struct sockaddr_storage address;
+    socklen_t address_length = sizeof(address);
+    int ip_length = 0;
+    char *ip = NULL;
+    if (!is_listener(s) && usx_socket_remote_address(s, &address, &address_length) == 0) {
+        ip = us_internal_net_ip(&address, &ip_length);
+    }
+    if (!ip || *length < ip_length) {
+        *length = 0;
+        return;
+    }
+    memcpy(buf, ip, (size_t) ip_length);
+    *length = ip_length;
+}
+
+uint64_t usx_socket_id(struct us_socket_t *s) {
+    return us_internal_slot_id(s->context->loop, s->p.slot);
+}
+
+struct us_socket_t *usx_find_socket(struct us_loop_t *loop, uint64_t id) {
+    struct us_poll_t *p = us_internal_find(loop, id);
+    return p && p->kind == POLL_KIND_SOCKET ? (struct us_socket_t *) p : NULL;
+}
+
+int usx_socket_is_moving(struct us_socket_t *s) {
+    return (s->flags & S_MOVING) != 0;
+}
+
+uint8_t *usx_socket_binding_flags(struct us_socket_t *s) {
+    return &s->binding_flags;
+}
+
+int usx_socket_state(struct us_socket_t *s) {
+    if (s->flags & S_CLOSED) {
+        return USX_STATE_CLOSED;
+    }
+    if (s->flags & S_CLOSING) {
+        return USX_STATE_CLOSING;
+    }
+    if (s->flags & S_OPENING) {
+        return USX_STATE_OPENING;
+    }
+    return s->flags & S_CONNECTING ? USX_STATE_CONNECTING : USX_STATE_OPEN;
+}
