@@ -19,28 +19,34 @@ struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_soc
                                             unsigned int ext_size) {
     struct us_loop_t *loop = target->loop;
     size_t size = sizeof(struct us_socket_t) + ext_size;
-    size_t capacity = us_internal_block_capacity(loop, s->p.size_class);
+    size_t capacity = us_internal_block_capacity(s, s->p.size_class);
+    uint8_t size_class = s->p.size_class;
     struct us_socket_t *moved = s;
     if (size > capacity) {
-        uint8_t size_class;
         moved = us_internal_block_alloc(loop, size, &size_class);
         if (!moved) {
             us_internal_fail(loop, ENOMEM);
             return NULL;
         }
     }
+    int result = us_internal_slot_renew(loop, s->p.slot);
+    if (result < 0) {
+        if (moved != s) {
+            us_internal_block_free(loop, moved, size_class);
+        }
+        us_internal_fail(loop, result);
+        return NULL;
+    }
     struct us_socket_context_t *source = s->context;
     us_internal_timeouts_disarm(s);
     us_internal_context_unlink_socket(source, s);
     if (moved != s) {
-        uint8_t size_class = moved->p.size_class;
         memcpy(moved, s, capacity);
         moved->p.size_class = size_class;
         us_internal_slot_move(loop, moved->p.slot, moved);
         retire_block(loop, s);
     }
     us_internal_context_link_socket(target, moved);
-    us_internal_slot_renew(loop, moved->p.slot);
     us_internal_context_unreference(source);
     return moved;
 }
@@ -146,7 +152,7 @@ void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s) 
             functions.after(moved, argument);
         } else {
             functions.dropped(s, argument);
-            us_internal_socket_close_now(s, USX_REASON_ERROR, ENOMEM);
+            us_internal_socket_close_now(s, USX_REASON_ERROR, loop->last_error);
         }
     }
     us_internal_context_unreference(target);

@@ -183,7 +183,10 @@ void us_internal_block_free(struct us_loop_t *loop, void *block, uint8_t size_cl
     }
 }
 
-size_t us_internal_block_capacity(struct us_loop_t *loop, uint8_t size_class) {
-    (void) loop;
-    return size_class == LARGE ? 0 : class_sizes[size_class];
+size_t us_internal_block_capacity(const void *block, uint8_t size_class) {
+    if (size_class == LARGE) {
+        const union large_head *head = (const union large_head *) block - 1;
+        return head->size - sizeof *head;
+    }
+    return class_sizes[size_class];
 }

@@ -244,7 +244,7 @@ struct user_poll {
 #define WHEEL_BUCKETS 64
 struct wheel {
     uint32_t now;   /* ticks up to and including this one have been expired */
-    uint32_t epoch; /* counts how often `now` wrapped around; never 0 */
+    uint32_t epoch; /* the bits above those of `now`; never 0 */
     uint32_t count;
     uint32_t heads[WHEEL_LEVELS * 2 * WHEEL_BUCKETS];
     uint64_t occupied[WHEEL_LEVELS * 2]; /* one bit per bucket */
@@ -385,8 +385,8 @@ void us_internal_blocks_free(struct us_loop_t *loop);
 /* A zeroed block of at least `size` bytes, aligned to LIBUS_EXT_ALIGNMENT, or NULL. Stores its class. */
 void *us_internal_block_alloc(struct us_loop_t *loop, size_t size, uint8_t *size_class);
 void us_internal_block_free(struct us_loop_t *loop, void *block, uint8_t size_class);
-/* Bytes that a block of this class holds; 0 for a class of blocks that are allocated one by one. */
-size_t us_internal_block_capacity(struct us_loop_t *loop, uint8_t size_class);
+/* Bytes that a block holds: at least those that were asked for. */
+size_t us_internal_block_capacity(const void *block, uint8_t size_class);
 
 /* ------------------------------------------------------------------------------------------------
  * wheel.c
@@ -454,6 +454,12 @@ void us_internal_lookup_abandon(struct lookup *lookup);
 void us_internal_resolver_run(struct us_loop_t *loop);
 int us_internal_resolver_has_results(struct us_loop_t *loop);
 void us_internal_resolver_free(struct us_loop_t *loop); /* abandons everything, never waits */
+#ifdef USX_FAULT_INJECTION
+/* Replaces getaddrinfo() for look-ups that begin from now on; NULL restores it. The function is called on helper
+ * threads; what it answers is freed by freeaddrinfo(). */
+void us_internal_resolver_set_lookup(int (*lookup)(const char *host, const char *service,
+                                                   const struct addrinfo *hints, struct addrinfo **result));
+#endif
 
 /* ------------------------------------------------------------------------------------------------
  * net.c: descriptors and addresses

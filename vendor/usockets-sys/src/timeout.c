@@ -83,6 +83,15 @@ int usx_socket_set_deadline(struct us_socket_t *s, int which, uint64_t nanosecon
     return 0;
 }
 
+/* The sweep counter to count from. After a stall the sweep of this turn will make up for all periods that were missed;
+ * for what is armed before it, it is one sweep like any other. */
+static uint64_t sweep_base(const struct us_loop_t *loop) {
+    if (!loop->running || !loop->next_sweep_at || loop->now < loop->next_sweep_at) {
+        return loop->sweeps;
+    }
+    return loop->sweeps + (loop->now - loop->next_sweep_at) / SWEEP_PERIOD_NS;
+}
+
 void us_socket_timeout(int ssl, struct us_socket_t *s, unsigned int seconds) {
     (void) ssl;
     if (has_no_timeouts(s)) {
@@ -93,7 +102,7 @@ void us_socket_timeout(int ssl, struct us_socket_t *s, unsigned int seconds) {
         return;
     }
     uint32_t ticks = seconds / LIBUS_TIMEOUT_GRANULARITY + (seconds % LIBUS_TIMEOUT_GRANULARITY != 0);
-    uint32_t tick = ticks ? (uint32_t) s->context->loop->sweeps + ticks : 0;
+    uint32_t tick = ticks ? (uint32_t) sweep_base(s->context->loop) + ticks : 0;
     set_time(s, &s->short_time, tick);
 }
 
@@ -108,7 +117,7 @@ void us_socket_long_timeout(int ssl, struct us_socket_t *s, unsigned int minutes
     }
     /* Due in the first sweep in which the context's minute counter has advanced by `minutes`. */
     struct us_socket_context_t *context = s->context;
-    uint64_t context_ticks = context->loop->sweeps - context->created_at_sweep;
+    uint64_t context_ticks = sweep_base(context->loop) - context->created_at_sweep;
     uint64_t due = (context_ticks / TICKS_PER_MINUTE + minutes) * TICKS_PER_MINUTE;
     set_time(s, &s->long_time, minutes ? (uint32_t) (context->created_at_sweep + due) : 0);
 }
@@ -157,33 +166,32 @@ static void fire(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t
     }
 }
 
-/* Fires what is due at `tick`, at most `budget` sockets. Returns non-zero if the budget ended it. */
-static int fire_due(struct us_loop_t *loop, struct wheel *wheel, uint32_t tick, uint64_t budget) {
-    while (budget && !loop->halt) {
-        struct us_socket_t *s = us_internal_wheel_expire(loop, wheel, tick);
-        if (!s) {
-            return 0;
-        }
-        fire(loop, wheel, s, tick);
-        budget--;
-    }
-    return 1;
-}
-
 int us_internal_deadlines_run(struct us_loop_t *loop) {
     if (!loop->fine.count) {
         return 0;
     }
     uint32_t tick = (uint32_t) fine_tick(loop, loop->now);
-    int left = fire_due(loop, &loop->fine, tick, BUDGET_DEADLINES);
-    return us_internal_wheel_cascade_ahead(loop, &loop->fine, BUDGET_CASCADE) || left;
+    unsigned int moves = BUDGET_CASCADE;
+    for (int budget = BUDGET_DEADLINES; budget && !loop->halt; budget--) {
+        struct us_socket_t *s = us_internal_wheel_expire_within(loop, &loop->fine, tick, &moves);
+        if (!s) {
+            return loop->fine.now != tick ||
+                   us_internal_wheel_cascade_ahead(loop, &loop->fine, moves);
+        }
+        fire(loop, &loop->fine, s, tick);
+    }
+    return 1;
 }
 
 /* A sweep has no budget: the program counts on one sweep firing all that is due in it. A long sleep or stall counts
  * with its real number of periods, each due timeout fires once. */
 static void sweep(struct us_loop_t *loop, uint64_t periods) {
+    struct us_socket_t *s;
     loop->sweeps += periods;
-    fire_due(loop, &loop->coarse, (uint32_t) loop->sweeps, UINT64_MAX);
+    uint32_t tick = (uint32_t) loop->sweeps;
+    while (!loop->halt && (s = us_internal_wheel_expire(loop, &loop->coarse, tick))) {
+        fire(loop, &loop->coarse, s, tick);
+    }
 }
 
 void us_internal_sweeps_run(struct us_loop_t *loop) {

@@ -20,13 +20,6 @@ struct wakeup_poll {
     struct us_poll_t p;
 };
 
-static void release_reference(struct usx_waker_t *waker) {
-    if (atomic_fetch_sub_explicit(&waker->references, 1, memory_order_acq_rel) == 1) {
-        (void) sys_close(waker->fd);
-        sys_free(waker);
-    }
-}
-
 /* -EAGAIN means that the counter is full: the descriptor is readable already. Other failures do not
  * last, and a wake must not get lost: nobody may come later to repeat it. */
 static void signal_descriptor(struct usx_waker_t *waker) {
@@ -49,7 +42,10 @@ struct usx_waker_t *usx_waker_retain(struct usx_waker_t *waker) {
 }
 
 void usx_waker_release(struct usx_waker_t *waker) {
-    release_reference(waker);
+    if (atomic_fetch_sub_explicit(&waker->references, 1, memory_order_acq_rel) == 1) {
+        (void) sys_close(waker->fd);
+        sys_free(waker);
+    }
 }
 
 /* The flag only spares the system call: the descriptor lives as long as the waker. */
@@ -119,7 +115,7 @@ void us_internal_wakeup_free(struct us_loop_t *loop) {
     sys_free(loop->wakeup);
     loop->wakeup = NULL;
     atomic_store_explicit(&loop->waker->dead, 1, memory_order_relaxed);
-    release_reference(loop->waker);
+    usx_waker_release(loop->waker);
     loop->waker = NULL;
 }
 

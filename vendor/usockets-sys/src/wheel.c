@@ -1,14 +1,14 @@
 /* The wheel: sockets by the tick of their next timeout; everything in constant time.
  *
- * Level k divides time into buckets of 64^k ticks, numbered from the beginning of time (tick >>
- * 6k), and has room for two revolutions of 64 of them: the one that `now` is in and the next one,
- * at index number & 127. A socket goes to the lowest level that has a bucket for its tick. So on
- * every level above 0 the bucket of `now` and the one after it take nothing new: what lies in the
- * latter finds room a level below. us_internal_wheel_cascade_ahead() moves it there, in portions,
- * while `now` crosses the bucket before; on level 1 that are 64 ticks, on level 2 4096. What is
- * left when `now` gets there must be moved at once, by us_internal_wheel_expire(), which finds
- * nothing to move as long as the loop is not kept from its turns. A socket moves down at most once
- * per level.
+ * Level k divides time into buckets of 64^k ticks. A bucket's number is that of its ticks without
+ * the lowest 6k bits. A level has room for two revolutions of 64 buckets, the one that `now` is in
+ * and the next one; a bucket's place is its number modulo 128. A socket goes to the lowest level
+ * that has a bucket for its tick. So on every level above 0 the bucket of `now` and the one after
+ * it take nothing new: what lies in the latter finds room a level below.
+ * us_internal_wheel_cascade_ahead() moves it there, in portions, while `now` crosses the bucket
+ * before; on level 1 that is 64 ticks, on level 2 4096. What is left when `now` gets there must be
+ * moved at once, by us_internal_wheel_expire(), which finds nothing to move as long as the loop is
+ * not kept from its turns. A socket moves down at most once per level.
  *
  * Nothing walks over empty time: a bit per bucket says which buckets hold something, so a jump of a
  * million ticks costs what a jump of one does.
@@ -63,7 +63,7 @@ static uint32_t bucket_index(struct bucket bucket) {
     return bucket.level * RING + (uint32_t) (bucket.number & (RING - 1));
 }
 
-/* The word of `occupied` with the bit of a bucket, and that bit. */
+/* The word of `occupied` that has the bit of a bucket, and that bit. */
 static uint64_t *bit_word(struct wheel *wheel, uint32_t index) {
     return &wheel->occupied[index / WHEEL_BUCKETS];
 }
@@ -177,7 +177,6 @@ struct us_socket_t *us_internal_wheel_expire_within(struct us_loop_t *loop, stru
                                                     uint32_t tick, unsigned int *moves) {
     if (wheel->count == 0) {
         /* An empty wheel may have slept longer than signed 32-bit distances tell. */
-        wheel->epoch += tick < wheel->now;
         wheel->now = tick;
         return NULL;
     }
