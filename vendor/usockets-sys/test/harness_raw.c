@@ -1,0 +1,230 @@
+/* Peers of the tests that are plain descriptors, and the end of a test. */
+#include "harness.h"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <arpa/inet.h>
+
+static _Thread_local int *descriptors;
+static _Thread_local int descriptor_count, descriptor_capacity;
+
+static char folder[64];
+static int folder_files;
+
+static int keep(int fd) {
+    if (descriptor_count == descriptor_capacity) {
+        descriptor_capacity = descriptor_capacity * 2 + 16;
+        descriptors = realloc(descriptors, sizeof *descriptors * (size_t) descriptor_capacity);
+        ASSERT_NOT_NULL(descriptors);
+    }
+    descriptors[descriptor_count++] = fd;
+    return fd;
+}
+
+int raw_give(int fd) {
+    for (int i = 0; i < descriptor_count; i++) {
+        if (descriptors[i] == fd) {
+            descriptors[i] = descriptors[--descriptor_count];
+            return fd;
+        }
+    }
+    harness_failed(__FILE__, __LINE__, "descriptor %d is not the test's", fd);
+}
+
+static struct sockaddr_in loopback(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t) port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+int raw_connect(int port) {
+    int fd = (int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0));
+    struct sockaddr_in address = loopback(port);
+    ASSERT_SYS(connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
+    int on = 1;
+    ASSERT_SYS(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, (socklen_t) sizeof on));
+    return keep(fd);
+}
+
+int raw_connect_unix(const char *path) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    ASSERT_LT(strlen(path), sizeof address.sun_path);
+    strcpy(address.sun_path, path);
+    int fd = (int) ASSERT_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
+    ASSERT_SYS(connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
+    return keep(fd);
+}
+
+static int bound(int *port) {
+    int fd = (int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0));
+    struct sockaddr_in address = loopback(0);
+    socklen_t length = (socklen_t) sizeof address;
+    ASSERT_SYS(bind(fd, (struct sockaddr *) &address, length));
+    ASSERT_SYS(getsockname(fd, (struct sockaddr *) &address, &length));
+    *port = ntohs(address.sin_port);
+    return keep(fd);
+}
+
+int raw_listen(int *port, int backlog) {
+    int fd = bound(port);
+    ASSERT_SYS(listen(fd, backlog));
+    return fd;
+}
+
+/* Bound and not listening: nobody else can take the port meanwhile. */
+int raw_refused_port(void) {
+    int port;
+    (void) bound(&port);
+    return port;
+}
+
+int raw_accept(struct us_loop_t *loop, int fd) {
+    RUN_UNTIL(loop, raw_is_readable(fd));
+    return keep((int) ASSERT_SYS(accept(fd, NULL, NULL)));
+}
+
+int raw_full_backlog(void) {
+    int port;
+    (void) raw_listen(&port, 0);
+    struct sockaddr_in address = loopback(port);
+    for (int i = 0; i < 64; i++) {
+        int fd = keep((int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0)));
+        ASSERT_SYS(fcntl(fd, F_SETFL, O_NONBLOCK));
+        if (connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address) == 0) {
+            continue;
+        }
+        ASSERT_EQ(errno, EINPROGRESS);
+        struct pollfd wait = {.fd = fd, .events = POLLOUT};
+        if (poll(&wait, 1, 20) == 0) {
+            return port;
+        }
+    }
+    SKIP("a listener with backlog 0 takes 64 connections here");
+}
+
+void raw_pair(int family, int fds[2]) {
+    if (family == AF_UNIX) {
+        ASSERT_SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, fds));
+        (void) keep(fds[0]);
+        (void) keep(fds[1]);
+        return;
+    }
+    int port;
+    int listener = raw_listen(&port, 8);
+    fds[0] = raw_connect(port);
+    fds[1] = keep((int) ASSERT_SYS(accept(listener, NULL, NULL)));
+    raw_close(listener);
+}
+
+void raw_write(int fd, const void *data, size_t length) {
+    const char *bytes = data;
+    while (length > 0) {
+        ssize_t written = ASSERT_SYS(send(fd, bytes, length, MSG_NOSIGNAL));
+        bytes += written;
+        length -= (size_t) written;
+    }
+}
+
+void raw_read(struct us_loop_t *loop, int fd, void *data, size_t length) {
+    char *bytes = data;
+    while (length > 0) {
+        RUN_UNTIL(loop, raw_is_readable(fd));
+        ssize_t count = ASSERT_SYS(recv(fd, bytes, length, MSG_DONTWAIT));
+        ASSERT_GT(count, 0);
+        bytes += count;
+        length -= (size_t) count;
+    }
+}
+
+int raw_read_end(struct us_loop_t *loop, int fd, size_t *length) {
+    static _Thread_local char buffer[65536];
+    size_t total = 0;
+    for (;;) {
+        RUN_UNTIL(loop, raw_is_readable(fd));
+        ssize_t count = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+        if (length != NULL) {
+            *length = total;
+        }
+        if (count <= 0) {
+            return count == 0 ? 0 : errno;
+        }
+        total += (size_t) count;
+    }
+}
+
+int raw_is_readable(int fd) {
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    return (int) ASSERT_SYS(poll(&wait, 1, 0)) > 0;
+}
+
+size_t raw_drain(int fd) {
+    static _Thread_local char buffer[65536];
+    size_t total = 0;
+    for (;;) {
+        ssize_t count = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+        if (count <= 0) {
+            return total;
+        }
+        total += (size_t) count;
+    }
+}
+
+void raw_shutdown(int fd) {
+    ASSERT_SYS(shutdown(fd, SHUT_WR));
+}
+
+void raw_close(int fd) {
+    ASSERT_SYS(close(raw_give(fd)));
+}
+
+void raw_reset(int fd) {
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    ASSERT_SYS(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, (socklen_t) sizeof linger));
+    raw_close(fd);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Paths, and the end
+ * --------------------------------------------------------------------------------------------- */
+
+/* Also when a test ends early. What a listener left behind is the test's failure, not ours to
+ * hide: finish() asserts that the folder is empty but for what the test itself put there. */
+static void remove_folder(void) {
+    char path[96];
+    for (int i = 0; i < folder_files; i++) {
+        snprintf(path, sizeof path, "%s/%d", folder, i);
+        (void) unlink(path);
+    }
+    (void) rmdir(folder);
+}
+
+const char *temporary_path(void) {
+    static char paths[16][96];
+    ASSERT_LT(folder_files, 16);
+    if (folder[0] == '\0') {
+        strcpy(folder, "/tmp/usockets-test-XXXXXX");
+        ASSERT_NOT_NULL(mkdtemp(folder));
+        ASSERT_OK(atexit(remove_folder));
+    }
+    char *path = paths[folder_files];
+    snprintf(path, sizeof paths[0], "%s/%d", folder, folder_files++);
+    return path;
+}
+
+void finish(struct us_loop_t *loop) {
+    finish_contexts(loop);
+    us_loop_free(loop);
+    while (descriptor_count > 0) {
+        ASSERT_SYS(close(descriptors[--descriptor_count]));
+    }
+    free(descriptors);
+    descriptors = NULL;
+    descriptor_capacity = 0;
+    assert_descriptors_returned();
+}
