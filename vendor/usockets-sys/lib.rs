@@ -1,0 +1,1112 @@
+//! Raw declarations of the engine's C interface. The safe API is the crate `usockets`.
+//!
+//! First everything in `include/libusockets.h`, then everything in `include/usockets_ext.h`, both
+//! in the order of the header, and nothing else. The headers say what each item does, what it
+//! needs and what it promises; the items here name the part of the header to look in. The package
+//! `usockets-systest` compares this file with the headers.
+
+#![no_std]
+#![allow(non_camel_case_types)]
+#![expect(clippy::exhaustive_structs, reason = "C decides what these structs consist of")]
+
+use core::ffi::{c_char, c_int, c_longlong, c_uint, c_ushort, c_void};
+use core::marker::{PhantomData, PhantomPinned};
+use libc::{iovec, sockaddr, sockaddr_storage, socklen_t};
+
+// ========================================================================================
+// libusockets.h
+// ========================================================================================
+
+// ----------------------------------------------------------------------------------------
+// Build-time switches
+// ----------------------------------------------------------------------------------------
+
+/// See "Build-time switches" in `libusockets.h`.
+pub type LIBUS_SOCKET_DESCRIPTOR = c_int;
+/// See "Build-time switches" in `libusockets.h`.
+pub const LIBUS_RECV_BUFFER_LENGTH: c_int = 524_288;
+/// See "Build-time switches" in `libusockets.h`.
+pub const LIBUS_RECV_BUFFER_PADDING: c_int = 32;
+/// See "Build-time switches" in `libusockets.h`.
+pub const LIBUS_TIMEOUT_GRANULARITY: c_int = 4;
+/// See "Build-time switches" in `libusockets.h`.
+pub const LIBUS_EXT_ALIGNMENT: c_int = 16;
+/// See "Build-time switches" in `libusockets.h`.
+pub const LIBUS_SOCKET_READABLE: c_int = 1;
+/// See "Build-time switches" in `libusockets.h`.
+#[cfg(not(any(target_vendor = "apple", target_os = "freebsd")))]
+pub const LIBUS_SOCKET_WRITABLE: c_int = 4;
+/// See "Build-time switches" in `libusockets.h`.
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+pub const LIBUS_SOCKET_WRITABLE: c_int = 2;
+
+// ----------------------------------------------------------------------------------------
+// Types
+// ----------------------------------------------------------------------------------------
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_loop_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_timer_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_socket_context_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_socket_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_listen_socket_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_poll_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_udp_socket_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct us_udp_packet_buffer_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+/// See "Types" in `libusockets.h`.
+pub const LIBUS_LISTEN_DEFAULT: c_int = 0;
+/// See "Types" in `libusockets.h`.
+pub const LIBUS_LISTEN_EXCLUSIVE_PORT: c_int = 1;
+
+/// See "Types" in `libusockets.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct us_socket_context_options_t {
+    /// The private key.
+    pub key_file_name: *const c_char,
+    /// The certificate chain.
+    pub cert_file_name: *const c_char,
+    /// Decrypts the private key.
+    pub passphrase: *const c_char,
+    /// Diffie-Hellman parameters.
+    pub dh_params_file_name: *const c_char,
+    /// Trusted roots; turns verification on.
+    pub ca_file_name: *const c_char,
+    /// Cipher list for TLS 1.2.
+    pub ssl_ciphers: *const c_char,
+    /// Non-zero: release buffers of idle connections.
+    pub ssl_prefer_low_memory_usage: c_int,
+}
+
+// ----------------------------------------------------------------------------------------
+// Loop
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_create_loop(
+        hint: *mut c_void,
+        wakeup_cb: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+        pre_cb: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+        post_cb: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+        ext_size: c_uint,
+    ) -> *mut us_loop_t;
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_loop_free(loop_: *mut us_loop_t);
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_loop_ext(loop_: *mut us_loop_t) -> *mut c_void;
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_loop_run(loop_: *mut us_loop_t);
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_loop_integrate(loop_: *mut us_loop_t);
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_wakeup_loop(loop_: *mut us_loop_t);
+    /// See "Loop" in `libusockets.h`.
+    pub fn us_loop_iteration_number(loop_: *mut us_loop_t) -> c_longlong;
+}
+
+// ----------------------------------------------------------------------------------------
+// Timers
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Timers" in `libusockets.h`.
+    pub fn us_create_timer(
+        loop_: *mut us_loop_t,
+        fallthrough: c_int,
+        ext_size: c_uint,
+    ) -> *mut us_timer_t;
+    /// See "Timers" in `libusockets.h`.
+    pub fn us_timer_ext(timer: *mut us_timer_t) -> *mut c_void;
+    /// See "Timers" in `libusockets.h`.
+    pub fn us_timer_set(
+        timer: *mut us_timer_t,
+        cb: Option<unsafe extern "C" fn(t: *mut us_timer_t)>,
+        ms: c_int,
+        repeat_ms: c_int,
+    );
+    /// See "Timers" in `libusockets.h`.
+    pub fn us_timer_close(timer: *mut us_timer_t);
+    /// See "Timers" in `libusockets.h`.
+    pub fn us_timer_loop(t: *mut us_timer_t) -> *mut us_loop_t;
+}
+
+// ----------------------------------------------------------------------------------------
+// Contexts
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_create_socket_context(
+        ssl: c_int,
+        loop_: *mut us_loop_t,
+        ext_size: c_int,
+        options: us_socket_context_options_t,
+    ) -> *mut us_socket_context_t;
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_create_child_socket_context(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        context_ext_size: c_int,
+    ) -> *mut us_socket_context_t;
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_socket_context_free(ssl: c_int, context: *mut us_socket_context_t);
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_socket_context_close(ssl: c_int, context: *mut us_socket_context_t);
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_socket_context_ext(ssl: c_int, context: *mut us_socket_context_t) -> *mut c_void;
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_socket_context_loop(ssl: c_int, context: *mut us_socket_context_t) -> *mut us_loop_t;
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_socket_context_timestamp(ssl: c_int, context: *mut us_socket_context_t) -> c_ushort;
+    /// See "Contexts" in `libusockets.h`.
+    pub fn us_socket_context_get_native_handle(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+    ) -> *mut c_void;
+}
+
+// ----------------------------------------------------------------------------------------
+// Callbacks of a context
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_pre_open(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_pre_open: Option<
+            unsafe extern "C" fn(
+                context: *mut us_socket_context_t,
+                fd: LIBUS_SOCKET_DESCRIPTOR,
+                ip: *mut c_char,
+                ip_length: c_int,
+            ) -> LIBUS_SOCKET_DESCRIPTOR,
+        >,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_open(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_open: Option<
+            unsafe extern "C" fn(
+                s: *mut us_socket_t,
+                is_client: c_int,
+                ip: *mut c_char,
+                ip_length: c_int,
+            ) -> *mut us_socket_t,
+        >,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_close(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_close: Option<
+            unsafe extern "C" fn(
+                s: *mut us_socket_t,
+                code: c_int,
+                reason: *mut c_void,
+            ) -> *mut us_socket_t,
+        >,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_data(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_data: Option<
+            unsafe extern "C" fn(
+                s: *mut us_socket_t,
+                data: *mut c_char,
+                length: c_int,
+            ) -> *mut us_socket_t,
+        >,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_writable(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_writable: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_timeout(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_timeout: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_long_timeout(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_timeout: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_connect_error(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_connect_error: Option<
+            unsafe extern "C" fn(s: *mut us_socket_t, code: c_int) -> *mut us_socket_t,
+        >,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_end(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        on_end: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Callbacks of a context" in `libusockets.h`.
+    pub fn us_socket_context_on_server_name(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        cb: Option<unsafe extern "C" fn(*mut us_socket_context_t, hostname: *const c_char)>,
+    );
+}
+
+// ----------------------------------------------------------------------------------------
+// Listening, connecting, adopting
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_socket_context_listen(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        host: *const c_char,
+        port: c_int,
+        options: c_int,
+        socket_ext_size: c_int,
+    ) -> *mut us_listen_socket_t;
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_socket_context_listen_unix(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        path: *const c_char,
+        options: c_int,
+        socket_ext_size: c_int,
+    ) -> *mut us_listen_socket_t;
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_listen_socket_close(ssl: c_int, ls: *mut us_listen_socket_t);
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_adopt_accepted_socket(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        client_fd: LIBUS_SOCKET_DESCRIPTOR,
+        socket_ext_size: c_uint,
+        addr_ip: *mut c_char,
+        addr_ip_length: c_int,
+    ) -> *mut us_socket_t;
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_socket_context_connect(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        host: *const c_char,
+        port: c_int,
+        source_host: *const c_char,
+        options: c_int,
+        socket_ext_size: c_int,
+    ) -> *mut us_socket_t;
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_socket_context_connect_unix(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        server_path: *const c_char,
+        options: c_int,
+        socket_ext_size: c_int,
+    ) -> *mut us_socket_t;
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_socket_close_connecting(ssl: c_int, s: *mut us_socket_t) -> *mut us_socket_t;
+    /// See "Listening, connecting, adopting" in `libusockets.h`.
+    pub fn us_socket_context_adopt_socket(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        s: *mut us_socket_t,
+        ext_size: c_int,
+    ) -> *mut us_socket_t;
+}
+
+// ----------------------------------------------------------------------------------------
+// Sockets
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_write(
+        ssl: c_int,
+        s: *mut us_socket_t,
+        data: *const c_char,
+        length: c_int,
+        msg_more: c_int,
+    ) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_write2(
+        ssl: c_int,
+        s: *mut us_socket_t,
+        header: *const c_char,
+        header_length: c_int,
+        payload: *const c_char,
+        payload_length: c_int,
+    ) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_flush(ssl: c_int, s: *mut us_socket_t);
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_shutdown(ssl: c_int, s: *mut us_socket_t);
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_shutdown_read(ssl: c_int, s: *mut us_socket_t);
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_close(
+        ssl: c_int,
+        s: *mut us_socket_t,
+        code: c_int,
+        reason: *mut c_void,
+    ) -> *mut us_socket_t;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_timeout(ssl: c_int, s: *mut us_socket_t, seconds: c_uint);
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_long_timeout(ssl: c_int, s: *mut us_socket_t, minutes: c_uint);
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_ext(ssl: c_int, s: *mut us_socket_t) -> *mut c_void;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_context(ssl: c_int, s: *mut us_socket_t) -> *mut us_socket_context_t;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_is_established(ssl: c_int, s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_is_shut_down(ssl: c_int, s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_is_closed(ssl: c_int, s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_get_native_handle(ssl: c_int, s: *mut us_socket_t) -> *mut c_void;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_server_name_userdata(ssl: c_int, s: *mut us_socket_t) -> *mut c_void;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_local_port(ssl: c_int, s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_remote_port(ssl: c_int, s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_remote_address(
+        ssl: c_int,
+        s: *mut us_socket_t,
+        buf: *mut c_char,
+        length: *mut c_int,
+    );
+    /// See "Sockets" in `libusockets.h`.
+    pub fn us_socket_send_buffer(ssl: c_int, s: *mut us_socket_t) -> *mut c_char;
+}
+
+// ----------------------------------------------------------------------------------------
+// TLS server names
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "TLS server names" in `libusockets.h`.
+    pub fn us_socket_context_add_server_name(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        hostname_pattern: *const c_char,
+        options: us_socket_context_options_t,
+        user: *mut c_void,
+    );
+    /// See "TLS server names" in `libusockets.h`.
+    pub fn us_socket_context_remove_server_name(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        hostname_pattern: *const c_char,
+    );
+    /// See "TLS server names" in `libusockets.h`.
+    pub fn us_socket_context_find_server_name_userdata(
+        ssl: c_int,
+        context: *mut us_socket_context_t,
+        hostname_pattern: *const c_char,
+    ) -> *mut c_void;
+}
+
+// ----------------------------------------------------------------------------------------
+// Polls
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_create_poll(
+        loop_: *mut us_loop_t,
+        fallthrough: c_int,
+        ext_size: c_uint,
+    ) -> *mut us_poll_t;
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_free(p: *mut us_poll_t, loop_: *mut us_loop_t);
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_init(p: *mut us_poll_t, fd: LIBUS_SOCKET_DESCRIPTOR, poll_type: c_int);
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_start(p: *mut us_poll_t, loop_: *mut us_loop_t, events: c_int);
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_change(p: *mut us_poll_t, loop_: *mut us_loop_t, events: c_int);
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_stop(p: *mut us_poll_t, loop_: *mut us_loop_t);
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_events(p: *mut us_poll_t) -> c_int;
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_ext(p: *mut us_poll_t) -> *mut c_void;
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_fd(p: *mut us_poll_t) -> LIBUS_SOCKET_DESCRIPTOR;
+    /// See "Polls" in `libusockets.h`.
+    pub fn us_poll_resize(
+        p: *mut us_poll_t,
+        loop_: *mut us_loop_t,
+        ext_size: c_uint,
+    ) -> *mut us_poll_t;
+}
+
+// ----------------------------------------------------------------------------------------
+// UDP
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_create_udp_packet_buffer() -> *mut us_udp_packet_buffer_t;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_packet_buffer_payload(
+        buf: *mut us_udp_packet_buffer_t,
+        index: c_int,
+    ) -> *mut c_char;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_packet_buffer_payload_length(
+        buf: *mut us_udp_packet_buffer_t,
+        index: c_int,
+    ) -> c_int;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_packet_buffer_peer(buf: *mut us_udp_packet_buffer_t, index: c_int)
+    -> *mut c_char;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_packet_buffer_local_ip(
+        buf: *mut us_udp_packet_buffer_t,
+        index: c_int,
+        ip: *mut c_char,
+    ) -> c_int;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_packet_buffer_ecn(buf: *mut us_udp_packet_buffer_t, index: c_int) -> c_int;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_buffer_set_packet_payload(
+        send_buf: *mut us_udp_packet_buffer_t,
+        index: c_int,
+        offset: c_int,
+        payload: *mut c_void,
+        length: c_int,
+        peer_addr: *mut c_void,
+    );
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_create_udp_socket(
+        loop_: *mut us_loop_t,
+        buf: *mut us_udp_packet_buffer_t,
+        data_cb: Option<
+            unsafe extern "C" fn(*mut us_udp_socket_t, *mut us_udp_packet_buffer_t, c_int),
+        >,
+        drain_cb: Option<unsafe extern "C" fn(*mut us_udp_socket_t)>,
+        host: *const c_char,
+        port: c_ushort,
+        user: *mut c_void,
+    ) -> *mut us_udp_socket_t;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_socket_receive(
+        s: *mut us_udp_socket_t,
+        buf: *mut us_udp_packet_buffer_t,
+    ) -> c_int;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_socket_send(
+        s: *mut us_udp_socket_t,
+        buf: *mut us_udp_packet_buffer_t,
+        num: c_int,
+    ) -> c_int;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_socket_bound_port(s: *mut us_udp_socket_t) -> c_int;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_socket_user(s: *mut us_udp_socket_t) -> *mut c_void;
+    /// See "UDP" in `libusockets.h`.
+    pub fn us_udp_socket_bind(
+        s: *mut us_udp_socket_t,
+        hostname: *const c_char,
+        port: c_uint,
+    ) -> c_int;
+}
+
+// ========================================================================================
+// usockets_ext.h
+// ========================================================================================
+
+// ----------------------------------------------------------------------------------------
+// Creating a loop
+// ----------------------------------------------------------------------------------------
+
+/// See "Creating a loop" in `usockets_ext.h`.
+pub const USX_BACKEND_AUTO: c_int = 0;
+/// See "Creating a loop" in `usockets_ext.h`.
+pub const USX_BACKEND_EPOLL: c_int = 1;
+/// See "Creating a loop" in `usockets_ext.h`.
+pub const USX_BACKEND_POLL: c_int = 2;
+
+/// See "Creating a loop" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_loop_options {
+    /// One of `USX_BACKEND_*`; unknown values fail with `EINVAL`.
+    pub backend: c_int,
+    /// Non-zero: time stands still, but for `usx_loop_advance_clock()`.
+    pub test_clock: c_int,
+}
+
+unsafe extern "C" {
+    /// See "Creating a loop" in `usockets_ext.h`.
+    pub fn usx_create_loop(
+        options: *const usx_loop_options,
+        ext_size: c_uint,
+        error: *mut c_int,
+    ) -> *mut us_loop_t;
+    /// See "Creating a loop" in `usockets_ext.h`.
+    pub fn usx_loop_set_callbacks(
+        loop_: *mut us_loop_t,
+        wakeup_cb: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+        pre_cb: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+        post_cb: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+    );
+    /// See "Creating a loop" in `usockets_ext.h`.
+    pub fn usx_loop_backend(loop_: *mut us_loop_t) -> c_int;
+    /// See "Creating a loop" in `usockets_ext.h`.
+    pub fn usx_loop_backend_name(loop_: *mut us_loop_t) -> *const c_char;
+    /// See "Creating a loop" in `usockets_ext.h`.
+    pub fn usx_loop_teardown(loop_: *mut us_loop_t) -> c_int;
+}
+
+// ----------------------------------------------------------------------------------------
+// Running
+// ----------------------------------------------------------------------------------------
+
+/// See "Running" in `usockets_ext.h`.
+pub const USX_NO_TIMEOUT: c_longlong = -1;
+
+unsafe extern "C" {
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_run(loop_: *mut us_loop_t) -> c_int;
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_turn(loop_: *mut us_loop_t, timeout_ns: c_longlong) -> c_int;
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_stop(loop_: *mut us_loop_t);
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_halt(loop_: *mut us_loop_t);
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_keep_alive(loop_: *mut us_loop_t, delta: c_int);
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_is_alive(loop_: *mut us_loop_t) -> c_int;
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_is_running(loop_: *mut us_loop_t) -> c_int;
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_native_descriptor(loop_: *mut us_loop_t) -> c_int;
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_next_timeout(loop_: *mut us_loop_t) -> c_longlong;
+}
+
+/// See "Running" in `usockets_ext.h`.
+pub const USX_ERROR_RESOLVE: c_int = 0x10000;
+
+unsafe extern "C" {
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_last_error(loop_: *mut us_loop_t) -> c_int;
+}
+
+/// See "Running" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_job_hooks {
+    /// Are jobs queued? Parks the loop if asked to.
+    pub has_jobs: Option<unsafe extern "C" fn(loop_: *mut us_loop_t, park: c_int) -> c_int>,
+    /// Runs the queued jobs.
+    pub run_jobs: Option<unsafe extern "C" fn(loop_: *mut us_loop_t)>,
+}
+
+unsafe extern "C" {
+    /// See "Running" in `usockets_ext.h`.
+    pub fn usx_loop_set_job_hooks(loop_: *mut us_loop_t, hooks: usx_job_hooks);
+}
+
+// ----------------------------------------------------------------------------------------
+// Time
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Time" in `usockets_ext.h`.
+    pub fn usx_loop_now(loop_: *mut us_loop_t) -> u64;
+    /// See "Time" in `usockets_ext.h`.
+    pub fn usx_loop_advance_clock(loop_: *mut us_loop_t, nanoseconds: u64) -> c_int;
+}
+
+// ----------------------------------------------------------------------------------------
+// Frames
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Frames" in `usockets_ext.h`.
+    pub fn usx_frame_enter(loop_: *mut us_loop_t);
+    /// See "Frames" in `usockets_ext.h`.
+    pub fn usx_frame_leave(loop_: *mut us_loop_t) -> c_uint;
+    /// See "Frames" in `usockets_ext.h`.
+    pub fn usx_frame_depth(loop_: *mut us_loop_t) -> c_uint;
+}
+
+// ----------------------------------------------------------------------------------------
+// Waking from other threads
+// ----------------------------------------------------------------------------------------
+
+/// See "Waking from other threads" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct usx_waker_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+unsafe extern "C" {
+    /// See "Waking from other threads" in `usockets_ext.h`.
+    pub fn usx_loop_waker(loop_: *mut us_loop_t) -> *mut usx_waker_t;
+    /// See "Waking from other threads" in `usockets_ext.h`.
+    pub fn usx_waker_retain(waker: *mut usx_waker_t) -> *mut usx_waker_t;
+    /// See "Waking from other threads" in `usockets_ext.h`.
+    pub fn usx_waker_release(waker: *mut usx_waker_t);
+    /// See "Waking from other threads" in `usockets_ext.h`.
+    pub fn usx_waker_wake(waker: *mut usx_waker_t);
+}
+
+// ----------------------------------------------------------------------------------------
+// Identities
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_socket_id(s: *mut us_socket_t) -> u64;
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_listen_socket_id(ls: *mut us_listen_socket_t) -> u64;
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_context_id(context: *mut us_socket_context_t) -> u64;
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_find_socket(loop_: *mut us_loop_t, id: u64) -> *mut us_socket_t;
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_find_listen_socket(loop_: *mut us_loop_t, id: u64) -> *mut us_listen_socket_t;
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_find_context(loop_: *mut us_loop_t, id: u64) -> *mut us_socket_context_t;
+}
+
+// ----------------------------------------------------------------------------------------
+// Contexts
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Contexts" in `usockets_ext.h`.
+    pub fn usx_create_socket_context(
+        loop_: *mut us_loop_t,
+        ext_size: c_uint,
+    ) -> *mut us_socket_context_t;
+    /// See "Contexts" in `usockets_ext.h`.
+    pub fn usx_context_retain(context: *mut us_socket_context_t);
+    /// See "Contexts" in `usockets_ext.h`.
+    pub fn usx_context_release(context: *mut us_socket_context_t);
+    /// See "Contexts" in `usockets_ext.h`.
+    pub fn usx_context_on_release(
+        context: *mut us_socket_context_t,
+        on_release: Option<unsafe extern "C" fn(context: *mut us_socket_context_t)>,
+    );
+}
+
+/// See "Contexts" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_adoption {
+    /// Permits the move, or refuses it.
+    pub before: Option<unsafe extern "C" fn(s: *mut us_socket_t, argument: *mut c_void) -> c_int>,
+    /// The socket has moved.
+    pub after: Option<unsafe extern "C" fn(s: *mut us_socket_t, argument: *mut c_void)>,
+    /// The socket closed before it could move.
+    pub dropped: Option<unsafe extern "C" fn(s: *mut us_socket_t, argument: *mut c_void)>,
+}
+
+// ----------------------------------------------------------------------------------------
+// Listening
+// ----------------------------------------------------------------------------------------
+
+/// See "Listening" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_listen_options {
+    /// 0: `USX_DEFAULT_BACKLOG`; the kernel caps it at net.core.somaxconn.
+    pub backlog: c_int,
+    /// Non-zero: `SO_REUSEPORT`. `SO_REUSEADDR` is always set on TCP sockets.
+    pub reuse_port: c_int,
+    /// 0: dual-stack; non-zero: `IPV6_V6ONLY`.
+    pub ipv6_only: c_int,
+}
+
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_DEFAULT_BACKLOG: c_int = 4096;
+
+unsafe extern "C" {
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_context_listen(
+        context: *mut us_socket_context_t,
+        address: *const sockaddr,
+        address_length: socklen_t,
+        options: *const usx_listen_options,
+        socket_ext_size: c_uint,
+    ) -> *mut us_listen_socket_t;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_context_listen_descriptor(
+        context: *mut us_socket_context_t,
+        fd: LIBUS_SOCKET_DESCRIPTOR,
+        socket_ext_size: c_uint,
+    ) -> *mut us_listen_socket_t;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_listen_socket_address(
+        ls: *mut us_listen_socket_t,
+        address: *mut sockaddr_storage,
+        length: *mut socklen_t,
+    ) -> c_int;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_loop_accepted_address(
+        loop_: *mut us_loop_t,
+        length: *mut socklen_t,
+    ) -> *const sockaddr;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_adopt_accepted_later(
+        context: *mut us_socket_context_t,
+        fd: LIBUS_SOCKET_DESCRIPTOR,
+        socket_ext_size: c_uint,
+    ) -> *mut us_socket_t;
+}
+
+// ----------------------------------------------------------------------------------------
+// Connecting
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Connecting" in `usockets_ext.h`.
+    pub fn usx_context_connect(
+        context: *mut us_socket_context_t,
+        address: *const sockaddr,
+        address_length: socklen_t,
+        local: *const sockaddr,
+        local_length: socklen_t,
+        socket_ext_size: c_uint,
+    ) -> *mut us_socket_t;
+    /// See "Connecting" in `usockets_ext.h`.
+    pub fn usx_context_connect_name(
+        context: *mut us_socket_context_t,
+        host: *const c_char,
+        port: c_int,
+        local: *const sockaddr,
+        local_length: socklen_t,
+        socket_ext_size: c_uint,
+    ) -> *mut us_socket_t;
+}
+
+// ----------------------------------------------------------------------------------------
+// Sockets
+// ----------------------------------------------------------------------------------------
+
+/// Connect under way, or name being resolved.
+pub const USX_STATE_CONNECTING: c_int = 0;
+/// Handed over, `on_open` pending.
+pub const USX_STATE_OPENING: c_int = 1;
+/// See "Sockets" in `usockets_ext.h`.
+pub const USX_STATE_OPEN: c_int = 2;
+/// Closed for the program, effects pending; descriptor still kept.
+pub const USX_STATE_CLOSING: c_int = 3;
+/// See "Sockets" in `usockets_ext.h`.
+pub const USX_STATE_CLOSED: c_int = 4;
+
+unsafe extern "C" {
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_state(s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_is_moving(s: *mut us_socket_t) -> c_int;
+}
+
+/// Not closed.
+pub const USX_REASON_NONE: c_int = 0;
+/// The program closed it.
+pub const USX_REASON_LOCAL: c_int = 1;
+/// The program reset it.
+pub const USX_REASON_LOCAL_RESET: c_int = 2;
+/// Both directions ended in order.
+pub const USX_REASON_END: c_int = 3;
+/// The peer reset the connection.
+pub const USX_REASON_RESET: c_int = 4;
+/// The peer is gone in both directions (Unix sockets).
+pub const USX_REASON_HANGUP: c_int = 5;
+/// A system error: see `error`.
+pub const USX_REASON_ERROR: c_int = 6;
+/// The connection could not be made: see `error`.
+pub const USX_REASON_CONNECT: c_int = 7;
+/// The name could not be resolved: `error` is an `EAI_*` code.
+pub const USX_REASON_RESOLVE: c_int = 8;
+/// Closed with its context.
+pub const USX_REASON_CONTEXT_CLOSED: c_int = 9;
+/// Closed because the loop is being torn down.
+pub const USX_REASON_LOOP_CLOSED: c_int = 10;
+
+/// See "Sockets" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_close_reason {
+    /// One of `USX_REASON_*`.
+    pub kind: c_int,
+    /// `errno` or `EAI_*` code where the kind says so, else 0.
+    pub error: c_int,
+}
+
+unsafe extern "C" {
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_close_reason(s: *mut us_socket_t) -> usx_close_reason;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_close(s: *mut us_socket_t, reset: c_int);
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_discard(s: *mut us_socket_t);
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_context_close(context: *mut us_socket_context_t);
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_pause(s: *mut us_socket_t);
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_resume(s: *mut us_socket_t);
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_is_paused(s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_is_writable_pending(s: *mut us_socket_t) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_write(
+        s: *mut us_socket_t,
+        slices: *const iovec,
+        count: c_int,
+        msg_more: c_int,
+    ) -> usize;
+}
+
+/// 4.19 ms.
+pub const USX_DEADLINE_GRANULARITY: c_int = 1 << 22;
+/// 50 days.
+pub const USX_DEADLINE_MAX: c_longlong = 86_400 * 50 * 1_000_000_000;
+
+unsafe extern "C" {
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_set_deadline(s: *mut us_socket_t, which: c_int, nanoseconds: u64) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_local_address(
+        s: *mut us_socket_t,
+        address: *mut sockaddr_storage,
+        length: *mut socklen_t,
+    ) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_remote_address(
+        s: *mut us_socket_t,
+        address: *mut sockaddr_storage,
+        length: *mut socklen_t,
+    ) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_adopt_later(
+        s: *mut us_socket_t,
+        target: *mut us_socket_context_t,
+        ext_size: c_uint,
+        unread: usize,
+        functions: *const usx_adoption,
+        argument: *mut c_void,
+    ) -> c_int;
+    /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_binding_flags(s: *mut us_socket_t) -> *mut u8;
+}
+
+// ----------------------------------------------------------------------------------------
+// Polls with a handler
+// ----------------------------------------------------------------------------------------
+
+/// See "Polls with a handler" in `usockets_ext.h`.
+pub const USX_POLL_ERROR: c_int = 8;
+/// See "Polls with a handler" in `usockets_ext.h`.
+pub const USX_POLL_HANGUP: c_int = 16;
+
+unsafe extern "C" {
+    /// See "Polls with a handler" in `usockets_ext.h`.
+    pub fn usx_poll_set_handler(
+        p: *mut us_poll_t,
+        handler: Option<unsafe extern "C" fn(p: *mut us_poll_t, events: c_int)>,
+    );
+    /// See "Polls with a handler" in `usockets_ext.h`.
+    pub fn usx_poll_share(p: *mut us_poll_t);
+    /// See "Polls with a handler" in `usockets_ext.h`.
+    pub fn usx_poll_start(p: *mut us_poll_t, loop_: *mut us_loop_t, events: c_int) -> c_int;
+    /// See "Polls with a handler" in `usockets_ext.h`.
+    pub fn usx_poll_change(p: *mut us_poll_t, loop_: *mut us_loop_t, events: c_int) -> c_int;
+}
+
+// ----------------------------------------------------------------------------------------
+// Timers
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Timers" in `usockets_ext.h`.
+    pub fn usx_timer_set(
+        timer: *mut us_timer_t,
+        cb: Option<unsafe extern "C" fn(timer: *mut us_timer_t)>,
+        after: u64,
+        every: u64,
+    );
+    /// See "Timers" in `usockets_ext.h`.
+    pub fn usx_timer_is_armed(timer: *mut us_timer_t) -> c_int;
+    /// See "Timers" in `usockets_ext.h`.
+    pub fn usx_timer_on_release(
+        timer: *mut us_timer_t,
+        on_release: Option<unsafe extern "C" fn(timer: *mut us_timer_t)>,
+    );
+    /// See "Timers" in `usockets_ext.h`.
+    pub fn usx_poll_on_release(
+        p: *mut us_poll_t,
+        on_release: Option<unsafe extern "C" fn(p: *mut us_poll_t)>,
+    );
+}
+
+// ----------------------------------------------------------------------------------------
+// Statistics
+// ----------------------------------------------------------------------------------------
+
+/// See "Statistics" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_loop_statistics {
+    /// Iterations begun.
+    pub iterations: u64,
+    /// Waits of the poller, sleeping or not.
+    pub waits: u64,
+    /// Events that the poller reported.
+    pub events: u64,
+    /// Times the wake-up descriptor was read.
+    pub wakeups: u64,
+    /// Connections taken from a listener.
+    pub accepted: u64,
+    /// Out of descriptors or memory.
+    pub accept_failures: u64,
+    /// Connect attempts begun.
+    pub connects: u64,
+    /// Receive calls that gave bytes.
+    pub receives: u64,
+    /// Bytes taken from the kernel.
+    pub bytes_received: u64,
+    /// Send calls that took bytes.
+    pub sends: u64,
+    /// Bytes that the kernel took.
+    pub bytes_sent: u64,
+    /// Timer callbacks.
+    pub timers_fired: u64,
+    /// Socket timeouts, both kinds.
+    pub timeouts_fired: u64,
+    /// Sockets closed.
+    pub sockets_closed: u64,
+    /// Stream sockets not yet released.
+    pub live_sockets: u64,
+    /// Listen sockets not yet released.
+    pub live_listeners: u64,
+    /// Timers not yet closed.
+    pub live_timers: u64,
+    /// Polls not yet freed.
+    pub live_polls: u64,
+    /// Contexts not yet freed.
+    pub live_contexts: u64,
+    /// Bytes of memory held for sockets, in use or free.
+    pub live_block_bytes: u64,
+}
+
+unsafe extern "C" {
+    /// See "Statistics" in `usockets_ext.h`.
+    pub fn usx_loop_statistics(loop_: *mut us_loop_t, statistics: *mut usx_loop_statistics);
+}
+
+// ----------------------------------------------------------------------------------------
+// Symbols that existing programs declare themselves
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
+    pub fn us_internal_timer_sweep(loop_: *mut us_loop_t);
+}
+
+// ----------------------------------------------------------------------------------------
+// Fault injection (only in builds with USX_FAULT_INJECTION)
+// ----------------------------------------------------------------------------------------
+
+/// See "Fault injection" in `usockets_ext.h`.
+#[cfg(usockets_fault_injection)]
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_fault_plan {
+    /// The call to fail, counted from 1; 0 for none.
+    pub at: u64,
+    /// The errno it fails with.
+    pub error: c_int,
+    /// If not 0, it moves at most so many bytes instead.
+    pub short_count: usize,
+}
+
+unsafe extern "C" {
+    /// See "Fault injection" in `usockets_ext.h`.
+    #[cfg(usockets_fault_injection)]
+    pub fn usx_fault_set(plan: *const usx_fault_plan);
+    /// See "Fault injection" in `usockets_ext.h`.
+    #[cfg(usockets_fault_injection)]
+    pub fn usx_fault_calls() -> u64;
+    /// See "Fault injection" in `usockets_ext.h`.
+    #[cfg(usockets_fault_injection)]
+    pub fn usx_fault_fired() -> c_int;
+}
