@@ -38,7 +38,9 @@ struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_soc
         return NULL;
     }
     struct us_socket_context_t *source = s->context;
-    us_internal_timeouts_disarm(s);
+    if (!us_internal_socket_gone(s)) {
+        us_internal_timeouts_disarm(s); /* a closing socket has a reason there */
+    }
     us_internal_context_unlink_socket(source, s);
     if (moved != s) {
         memcpy(moved, s, capacity);
@@ -127,33 +129,53 @@ int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *ta
 
 /* Delivery goes on after the move, or in the old place where there was none. */
 static void go_on(struct us_loop_t *loop, struct us_socket_t *s) {
-    if (s->cold->kept_input || s->flags & S_HANGUP) {
-        unsigned int ended = s->flags & S_HANGUP ? BACKEND_HANGUP : 0;
-        us_internal_ready_push(loop, s, BACKEND_READABLE | ended);
+    unsigned int ready = s->cold->ready_meanwhile;
+    s->cold->ready_meanwhile = 0;
+    if (s->cold->kept_input) {
+        ready |= BACKEND_READABLE;
+    }
+    if (s->flags & S_HANGUP) {
+        ready |= BACKEND_READABLE | BACKEND_HANGUP;
+    }
+    if (ready && !us_internal_socket_gone(s)) {
+        us_internal_ready_push(loop, s, ready);
+    }
+}
+
+/* Asks the program and moves the socket. The move stays pending while it is asked: a second one has no place to be
+ * remembered. */
+static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct us_socket_context_t *target) {
+    struct socket_cold *cold = s->cold;
+    struct usx_adoption functions = cold->move_functions;
+    void *argument = cold->move_argument;
+    int refused = functions.before(s, argument);
+    s->flags &= (uint16_t) ~S_MOVING;
+    if (refused) {
+        go_on(loop, s);
+        return;
+    }
+    /* Closed without callbacks meanwhile: it has left its context already. */
+    struct us_socket_t *moved =
+        s->flags & S_CLOSED ? NULL : us_internal_socket_move(s, target, cold->move_ext_size);
+    if (moved) {
+        go_on(loop, moved);
+        functions.after(moved, argument);
+    } else {
+        functions.dropped(s, argument);
+        us_internal_socket_close_now(s, USX_REASON_ERROR, loop->last_error);
     }
 }
 
 void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s) {
     struct socket_cold *cold = s->cold;
-    struct usx_adoption functions = cold->move_functions;
     struct us_socket_context_t *target = cold->move_target;
-    void *argument = cold->move_argument;
-    s->flags &= (uint16_t) ~S_MOVING;
     cold->move_target = NULL;
     if (us_internal_socket_gone(s)) {
-        functions.dropped(s, argument);
+        s->flags &= (uint16_t) ~S_MOVING;
+        cold->move_functions.dropped(s, cold->move_argument);
         us_internal_effect_push(loop, s);
-    } else if (functions.before(s, argument) != 0) {
-        go_on(loop, s);
     } else {
-        struct us_socket_t *moved = us_internal_socket_move(s, target, cold->move_ext_size);
-        if (moved) {
-            go_on(loop, moved);
-            functions.after(moved, argument);
-        } else {
-            functions.dropped(s, argument);
-            us_internal_socket_close_now(s, USX_REASON_ERROR, loop->last_error);
-        }
+        move_if_wanted(loop, s, target);
     }
     us_internal_context_unreference(target);
 }

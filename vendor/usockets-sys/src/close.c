@@ -34,6 +34,9 @@ static struct us_socket_t *call_handler(struct us_socket_t *s, struct close_word
         }
         return s;
     }
+    if (s->flags & S_OPENING) {
+        return s; /* its opening was never told */
+    }
     return context->on.on_close ? context->on.on_close(s, words.code, words.reason) : s;
 }
 

@@ -229,13 +229,15 @@ void us_internal_connect_resolved(struct us_loop_t *loop, uint64_t token, struct
                                   int eai_error) {
     struct us_socket_t *s = (struct us_socket_t *) us_internal_token_poll(loop, token);
     struct connect_attempt *attempt = s ? attempt_of(s) : NULL;
-    if (!attempt) {
+    if (attempt) {
+        attempt->lookup = NULL;
+    }
+    if (!attempt || us_internal_socket_gone(s)) { /* no connection is begun while its close is pending */
         if (addresses) {
             freeaddrinfo(addresses);
         }
         return;
     }
-    attempt->lookup = NULL;
     if (eai_error || !addresses) {
         attempt->eai_error = eai_error ? eai_error : EAI_NONAME;
         us_internal_socket_fail_later(s, EHOSTUNREACH);
@@ -309,6 +311,9 @@ static struct us_socket_t *connect_host(struct us_socket_context_t *context, con
     struct us_socket_t *s = create_connecting(context, ext_size);
     if (!s) {
         return NULL;
+    }
+    if (port < 0 || port > UINT16_MAX || local_length > sizeof(struct sockaddr_storage)) {
+        return refuse(s, EINVAL);
     }
     struct connect_attempt *attempt = create_attempt(s, host, port);
     if (!attempt) {

@@ -66,6 +66,7 @@ struct us_socket_context_t *usx_create_socket_context(struct us_loop_t *loop, un
 
 void us_internal_context_free_now(struct us_socket_context_t *context) {
     struct us_loop_t *loop = context->loop;
+    context->freed = 1;
     if (context->on.on_release) {
         /* Held meanwhile: the handler may give up what is left of its own references. */
         void (*on_release)(struct us_socket_context_t *) = context->on.on_release;
@@ -102,6 +103,7 @@ void usx_context_release(struct us_socket_context_t *context) {
 
 void us_socket_context_free(int ssl, struct us_socket_context_t *context) {
     (void) ssl;
+    context->freed = 1;
     us_internal_context_discard_all(context);
     us_internal_context_unreference(context);
 }
@@ -218,7 +220,11 @@ uint64_t usx_context_id(struct us_socket_context_t *context) {
 
 struct us_socket_context_t *usx_find_context(struct us_loop_t *loop, uint64_t id) {
     struct us_poll_t *p = us_internal_find(loop, id);
-    return p && p->kind == POLL_KIND_CONTEXT ? (struct us_socket_context_t *) p : NULL;
+    if (!p || p->kind != POLL_KIND_CONTEXT) {
+        return NULL;
+    }
+    struct us_socket_context_t *context = (struct us_socket_context_t *) p;
+    return context->freed ? NULL : context; /* nobody can hold it any more */
 }
 
 /* ------------------------------------------------------------------------------------------------

@@ -141,8 +141,11 @@ static void peer_finished(struct us_socket_t *s) {
         us_internal_socket_close_now(s, USX_REASON_END, 0);
         return;
     }
-    s->flags |= S_END_SEEN;
     us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_READABLE);
+    if (s->flags & S_END_SEEN) {
+        return; /* the program turned reading on again by the poll calls */
+    }
+    s->flags |= S_END_SEEN;
     if (s->context->on.on_end) {
         s->context->on.on_end(s);
     } else {
@@ -259,7 +262,12 @@ static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned
 }
 
 void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
-    if (!ready || s->flags & (S_CLOSING | S_CLOSED | S_MOVING | S_OPENING)) {
+    if (!ready || s->flags & (S_CLOSING | S_CLOSED | S_OPENING)) {
+        return;
+    }
+    if (s->flags & S_MOVING) {
+        /* A failure of a call is told only once. */
+        s->cold->ready_meanwhile |= ready & ENDED;
         return;
     }
     if (s->flags & S_CONNECTING) {

@@ -130,6 +130,7 @@ struct socket_cold {
     uint32_t move_ext_size;
     struct usx_adoption move_functions;
     void *move_argument;
+    unsigned int ready_meanwhile; /* ENDED bits that were to be served while S_MOVING */
 };
 
 /* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
@@ -193,7 +194,7 @@ struct context_callbacks {
 struct us_socket_context_t {
     struct us_poll_t p; /* fd -1; slot and kind make it findable */
     uint8_t deferring;
-    uint8_t freed;      /* us_socket_context_free() was called; memory waits for the last socket */
+    uint8_t freed;      /* given up for good; memory waits for the last socket, nothing new is made in it */
     struct us_loop_t *loop;
     struct us_socket_context_t *prev, *next; /* in loop->contexts */
     uint32_t sockets;   /* newest first */
@@ -569,6 +570,8 @@ void us_internal_timeouts_disarm(struct us_socket_t *s);
 int us_internal_deadlines_run(struct us_loop_t *loop);
 /* Makes the sweeps of the coarse timeouts that are due at loop->now. */
 void us_internal_sweeps_run(struct us_loop_t *loop);
+/* The sweeps of the loop's life up to now, with those that are due but not made yet. */
+uint64_t us_internal_present_sweep(struct us_loop_t *loop);
 /* Time in ns at which one of these two has something to do, UINT64_MAX if never. */
 uint64_t us_internal_timeouts_next(struct us_loop_t *loop);
 

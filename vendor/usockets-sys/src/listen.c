@@ -183,7 +183,12 @@ static int open_listening(const struct sockaddr *address, socklen_t length,
         result = set_ip_options(fd, address, plan);
     }
     result = result < 0 ? result : sys_bind(fd, address, length);
-    result = result < 0 ? result : sys_listen(fd, plan->backlog);
+    if (result >= 0) {
+        result = sys_listen(fd, plan->backlog);
+        if (result < 0 && file_path(address, length)) {
+            sys_unlink(file_path(address, length));
+        }
+    }
     if (result < 0) {
         sys_close(fd);
         return result;
@@ -210,10 +215,14 @@ static struct us_listen_socket_t *listen_on(struct us_socket_context_t *context,
                                             const struct sockaddr *address, socklen_t length,
                                             const struct listen_plan *plan, unsigned int ext_size) {
     struct us_loop_t *loop = context->loop;
-    if (loop->tearing_down) {
-        us_internal_fail(loop, ESHUTDOWN);
+    /* A copy, because the path of a caller's Unix address need not end with a zero. */
+    struct sockaddr_storage copy = {0};
+    if (loop->tearing_down || context->freed || length >= sizeof(copy)) {
+        us_internal_fail(loop, length >= sizeof(copy) ? EINVAL : ESHUTDOWN);
         return NULL;
     }
+    memcpy(&copy, address, length);
+    address = (const struct sockaddr *) &copy;
     int fd = open_listening(address, length, plan);
     if (fd < 0) {
         us_internal_fail(loop, fd);
@@ -262,8 +271,9 @@ struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_contex
     struct us_loop_t *loop = context->loop;
     int accepting = 0;
     socklen_t length = sizeof(accepting);
-    int result = loop->tearing_down ? -ESHUTDOWN
-                                    : sys_getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &length);
+    int result = loop->tearing_down || context->freed
+                     ? -ESHUTDOWN
+                     : sys_getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &length);
     if (result >= 0) {
         result = accepting ? us_internal_net_prepare(fd) : -EINVAL;
     }
@@ -271,6 +281,7 @@ struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_contex
         us_internal_fail(loop, result);
         return NULL;
     }
+    us_internal_net_nodelay(fd, 1);
     struct us_listen_socket_t *ls = create_listener(context, fd, socket_ext_size);
     if (ls) {
         usx_poll_share(&ls->p);
@@ -370,13 +381,20 @@ static int pass_pre_open(struct us_socket_context_t *context, int fd, char *ip, 
     return !context->on.on_pre_open || context->on.on_pre_open(context, fd, ip, ip_length) == fd;
 }
 
-/* Makes a socket of an accepted descriptor and opens it. 0, or a negative errno with the descriptor closed. */
+/* Makes a socket of an accepted descriptor and opens it, or leaves the opening pending if the accept filter halted the
+ * loop. 0, or a negative errno with the descriptor closed. */
 static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, int fd, char *ip,
                          int ip_length) {
     struct us_socket_t *s = us_internal_socket_create(ls->context, fd, ls->socket_ext_size);
     if (!s) {
         sys_close(fd);
         return -ENOMEM;
+    }
+    if (loop->halt) {
+        loop->statistics.accepted++;
+        s->flags |= S_OPENING;
+        us_internal_effect_push(loop, s);
+        return 0;
     }
     int result = us_internal_poll_watch(loop, &s->p, LIBUS_SOCKET_READABLE);
     if (result < 0) {
@@ -440,7 +458,7 @@ static int accept_one(struct us_loop_t *loop, struct us_listen_socket_t *ls) {
 
 void us_internal_accept_ready(struct us_loop_t *loop, struct us_listen_socket_t *ls) {
     for (int i = 0; i < BUDGET_ACCEPTS; i++) {
-        if (ls->closed || loop->halt || !accept_one(loop, ls)) {
+        if (ls->closed || loop->halt || !(ls->p.interest & LIBUS_SOCKET_READABLE) || !accept_one(loop, ls)) {
             return;
         }
     }

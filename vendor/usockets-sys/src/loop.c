@@ -229,8 +229,9 @@ static int has_queued_work(const struct us_loop_t *loop) {
 }
 
 int usx_loop_is_alive(struct us_loop_t *loop) {
-    return loop->live || has_queued_work(loop) ||
-           (loop->jobs.has_jobs && loop->jobs.has_jobs(loop, 0));
+    /* Asked first: the answer may come with a change of the keep-alive count. */
+    int has_jobs = loop->jobs.has_jobs && loop->jobs.has_jobs(loop, 0);
+    return has_jobs || loop->live || has_queued_work(loop);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -450,6 +451,9 @@ int usx_loop_run(struct us_loop_t *loop) {
     while (!loop->stop && !loop->halt && usx_loop_is_alive(loop)) {
         iterate(loop, USX_NO_TIMEOUT);
     }
+    /* Sweeps pass only while the loop runs. */
+    loop->sweeps = us_internal_present_sweep(loop);
+    loop->next_sweep_at = 0;
     loop->stop = 0;
     end_running(loop);
     return 0;
@@ -491,13 +495,13 @@ static void finish_effects(struct us_loop_t *loop) {
     }
 }
 
+/* Everything is closed for the program before pending effects run: none of them opens or moves a socket any more. */
 static void close_contexts(struct us_loop_t *loop) {
     struct us_socket_context_t *context = loop->contexts;
     while (context) {
         /* Held, so that a handler that gives up its context can't end the walk. */
         context->references++;
         us_internal_context_close_all(context, USX_REASON_LOOP_CLOSED);
-        finish_effects(loop);
         struct us_socket_context_t *next = context->next;
         if (next) {
             next->references++;
@@ -508,6 +512,14 @@ static void close_contexts(struct us_loop_t *loop) {
         }
         context = next;
     }
+}
+
+static int has_sockets(const struct us_loop_t *loop) {
+    const struct us_socket_context_t *context = loop->contexts;
+    while (context && context->sockets == NO_SLOT) {
+        context = context->next;
+    }
+    return context != NULL;
 }
 
 /* A queue may still name sockets that are closed: nothing is served any more, so it is only emptied. */
@@ -528,8 +540,11 @@ int usx_loop_teardown(struct us_loop_t *loop) {
     loop->running = 1;
     loop->halt = 0;
     loop->tearing_down = 1;
-    close_contexts(loop);
-    finish_effects(loop);
+    /* Close handlers of libusockets.h may move sockets into contexts that the walk has passed. */
+    do {
+        close_contexts(loop);
+        finish_effects(loop);
+    } while (has_sockets(loop));
     empty_queues(loop);
     us_internal_release(loop);
     us_internal_timers_close_all(loop, 0);

@@ -19,7 +19,7 @@
 struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *context, int fd,
                                               unsigned int ext_size) {
     struct us_loop_t *loop = context->loop;
-    if (loop->tearing_down) {
+    if (loop->tearing_down || context->freed) {
         us_internal_fail(loop, ESHUTDOWN);
         return NULL;
     }

@@ -8,6 +8,9 @@
 
 #define TICKS_PER_MINUTE (60 / LIBUS_TIMEOUT_GRANULARITY)
 
+/* Ticks are compared as signed 32-bit distances. Nobody waits for the end of more than these 270 years. */
+#define MINUTES_MAX ((unsigned int) INT32_MAX / TICKS_PER_MINUTE - 1)
+
 /* Ticks of the fine wheel are counted from 1, because 0 in a socket means "disarmed". */
 static uint64_t fine_tick(const struct us_loop_t *loop, uint64_t now) {
     return 1 + (now - loop->created_ns) / USX_DEADLINE_GRANULARITY;
@@ -83,13 +86,21 @@ int usx_socket_set_deadline(struct us_socket_t *s, int which, uint64_t nanosecon
     return 0;
 }
 
-/* The sweep counter to count from. After a stall the sweep of this turn will make up for all periods that were missed;
- * for what is armed before it, it is one sweep like any other. */
-static uint64_t sweep_base(const struct us_loop_t *loop) {
-    if (!loop->running || !loop->next_sweep_at || loop->now < loop->next_sweep_at) {
-        return loop->sweeps;
+/* Sweeps that are due by the clock but not made yet. A loop that has nothing to sweep sleeps through them, and a stall
+ * delays them. */
+static uint64_t sweeps_due(const struct us_loop_t *loop) {
+    if (!loop->next_sweep_at || loop->now < loop->next_sweep_at) {
+        return 0;
     }
-    return loop->sweeps + (loop->now - loop->next_sweep_at) / SWEEP_PERIOD_NS;
+    return 1 + (loop->now - loop->next_sweep_at) / SWEEP_PERIOD_NS;
+}
+
+/* What is armed now does not count them: to it they are past. */
+uint64_t us_internal_present_sweep(struct us_loop_t *loop) {
+    if (!loop->running && loop->next_sweep_at) {
+        us_internal_clock(loop);
+    }
+    return loop->sweeps + sweeps_due(loop);
 }
 
 void us_socket_timeout(int ssl, struct us_socket_t *s, unsigned int seconds) {
@@ -102,7 +113,7 @@ void us_socket_timeout(int ssl, struct us_socket_t *s, unsigned int seconds) {
         return;
     }
     uint32_t ticks = seconds / LIBUS_TIMEOUT_GRANULARITY + (seconds % LIBUS_TIMEOUT_GRANULARITY != 0);
-    uint32_t tick = ticks ? (uint32_t) sweep_base(s->context->loop) + ticks : 0;
+    uint32_t tick = ticks ? (uint32_t) us_internal_present_sweep(s->context->loop) + ticks : 0;
     set_time(s, &s->short_time, tick);
 }
 
@@ -117,7 +128,8 @@ void us_socket_long_timeout(int ssl, struct us_socket_t *s, unsigned int minutes
     }
     /* Due in the first sweep in which the context's minute counter has advanced by `minutes`. */
     struct us_socket_context_t *context = s->context;
-    uint64_t context_ticks = sweep_base(context->loop) - context->created_at_sweep;
+    minutes = minutes < MINUTES_MAX ? minutes : MINUTES_MAX;
+    uint64_t context_ticks = us_internal_present_sweep(context->loop) - context->created_at_sweep;
     uint64_t due = (context_ticks / TICKS_PER_MINUTE + minutes) * TICKS_PER_MINUTE;
     set_time(s, &s->long_time, minutes ? (uint32_t) (context->created_at_sweep + due) : 0);
 }
@@ -194,10 +206,15 @@ static void sweep(struct us_loop_t *loop, uint64_t periods) {
     }
 }
 
+/* A halt leaves due timeouts in the wheel, which is behind the sweeps then. */
+static int is_sweep_unfinished(const struct us_loop_t *loop) {
+    return loop->coarse.count && loop->coarse.now != (uint32_t) loop->sweeps;
+}
+
 void us_internal_sweeps_run(struct us_loop_t *loop) {
-    if (loop->next_sweep_at && loop->now >= loop->next_sweep_at) {
-        uint64_t periods = 1 + (loop->now - loop->next_sweep_at) / SWEEP_PERIOD_NS;
-        loop->next_sweep_at += periods * SWEEP_PERIOD_NS;
+    uint64_t periods = sweeps_due(loop);
+    loop->next_sweep_at += periods * SWEEP_PERIOD_NS;
+    if (periods || is_sweep_unfinished(loop)) {
         sweep(loop, periods);
     }
 }
@@ -213,6 +230,9 @@ uint64_t us_internal_timeouts_next(struct us_loop_t *loop) {
         uint64_t looked_at = now - (uint32_t) ((uint32_t) now - loop->fine.now);
         uint64_t tick = looked_at + us_internal_wheel_next(&loop->fine);
         deadline = loop->created_ns + (tick - 1) * USX_DEADLINE_GRANULARITY;
+    }
+    if (is_sweep_unfinished(loop)) {
+        return 0;
     }
     if (loop->coarse.count && loop->next_sweep_at) {
         uint64_t sweeps = us_internal_wheel_next(&loop->coarse);

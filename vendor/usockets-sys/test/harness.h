@@ -108,8 +108,9 @@ struct us_loop_t *test_loop_with_clock(void);
 /* usx_create_loop() on the back end of this run. */
 struct us_loop_t *test_loop_with_options(int test_clock, unsigned int ext_size, int *error);
 
-/* Closes what is open in the contexts of side_init(), frees them and the loop, and asserts that the
- * process has as many descriptors as at its start. finish_contexts() leaves the loop. */
+/* Closes what is open in the contexts of side_init(), frees them and the loop (which may be
+ * NULL), and asserts that the process has as many descriptors as at its start. finish_contexts()
+ * leaves the loop. */
 void finish(struct us_loop_t *loop);
 void finish_contexts(struct us_loop_t *loop);
 /* The number of open descriptors of this process; and the assertion alone. */
@@ -175,6 +176,7 @@ struct side {
 
     int count[EVENTS];
     struct us_socket_t *socket; /* of the latest event */
+    struct us_socket_t *opened; /* of the latest on_open */
     int is_client;
     char ip[16];
     int ip_length;
@@ -210,6 +212,8 @@ struct side {
 void side_init(struct side *side, struct us_loop_t *loop);
 void side_init_child(struct side *side, struct side *parent);
 void side_init_deferring(struct side *side, struct us_loop_t *loop);
+/* The first or the last, as side->deferring says; 0 if it cannot be made. */
+int side_try(struct side *side, struct us_loop_t *loop);
 /* The handlers alone, for a context made otherwise whose ext begins with the pointer to the
  * side. */
 void side_set_handlers(struct side *side);

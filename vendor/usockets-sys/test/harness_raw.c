@@ -218,8 +218,10 @@ const char *temporary_path(void) {
 }
 
 void finish(struct us_loop_t *loop) {
-    finish_contexts(loop);
-    us_loop_free(loop);
+    if (loop != NULL) {
+        finish_contexts(loop);
+        us_loop_free(loop);
+    }
     while (descriptor_count > 0) {
         ASSERT_SYS(close(descriptors[--descriptor_count]));
     }

@@ -47,6 +47,7 @@ static struct us_socket_t *on_open(struct us_socket_t *s, int is_client, char *i
     struct side *side = side_of(s);
     ASSERT_EQ(us_socket_is_established(ssl, s), 1);
     side->is_client = is_client;
+    side->opened = s;
     record_ip(side, ip, ip_length);
     return record(side, OPEN, s) && side->open != NULL ? side->open(side, s) : s;
 }
@@ -131,7 +132,6 @@ void side_set_handlers(struct side *side) {
 }
 
 static void side_enter(struct side *side, struct us_socket_context_t *context) {
-    ASSERT_NOT_NULL(context);
     side->context = context;
     side->loop = us_socket_context_loop(ssl, context);
     *(struct side **) us_socket_context_ext(ssl, context) = side;
@@ -140,19 +140,33 @@ static void side_enter(struct side *side, struct us_socket_context_t *context) {
     sides = side;
 }
 
-void side_init(struct side *side, struct us_loop_t *loop) {
+int side_try(struct side *side, struct us_loop_t *loop) {
     struct us_socket_context_options_t options = {0};
-    side_enter(side, us_create_socket_context(ssl, loop, (int) sizeof(struct side *), options));
+    struct us_socket_context_t *context =
+        side->deferring
+            ? usx_create_socket_context(loop, (unsigned int) sizeof(struct side *))
+            : us_create_socket_context(ssl, loop, (int) sizeof(struct side *), options);
+    if (context == NULL) {
+        return 0;
+    }
+    side_enter(side, context);
+    return 1;
+}
+
+void side_init(struct side *side, struct us_loop_t *loop) {
+    ASSERT(side_try(side, loop));
 }
 
 void side_init_child(struct side *side, struct side *parent) {
-    side_enter(side, us_create_child_socket_context(ssl, parent->context,
-                                                    (int) sizeof(struct side *)));
+    struct us_socket_context_t *context =
+        us_create_child_socket_context(ssl, parent->context, (int) sizeof(struct side *));
+    ASSERT_NOT_NULL(context);
+    side_enter(side, context);
 }
 
 void side_init_deferring(struct side *side, struct us_loop_t *loop) {
     side->deferring = 1;
-    side_enter(side, usx_create_socket_context(loop, (unsigned int) sizeof(struct side *)));
+    ASSERT(side_try(side, loop));
 }
 
 void side_forget(struct side *side) {
@@ -258,7 +272,7 @@ struct us_socket_t *open_raw(struct side *server, int *fd) {
     int opened = server->count[OPEN];
     *fd = raw_connect(server->port);
     RUN_UNTIL(server->loop, server->count[OPEN] > opened);
-    return server->socket;
+    return server->opened;
 }
 
 struct us_socket_t *open_raw_unix(struct side *server, int *fd) {
@@ -270,7 +284,7 @@ struct us_socket_t *open_raw_unix(struct side *server, int *fd) {
     *fd = raw_connect_unix(path);
     RUN_UNTIL(server->loop, server->count[OPEN] > opened);
     us_listen_socket_close(ssl, listener);
-    return server->socket;
+    return server->opened;
 }
 
 void open_pair(struct side *client, struct side *server, struct us_socket_t **client_socket,
@@ -283,7 +297,7 @@ void open_pair(struct side *client, struct side *server, struct us_socket_t **cl
     *client_socket = side_connect(client, server->port);
     RUN_UNTIL(server->loop,
               client->count[OPEN] > client_opened && server->count[OPEN] > server_opened);
-    *server_socket = server->socket;
+    *server_socket = server->opened;
 }
 
 struct us_socket_t *connect_forever(struct side *side) {

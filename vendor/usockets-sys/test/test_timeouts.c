@@ -1,6 +1,8 @@
 /* The two coarse timeouts of a socket. */
 #include "harness.h"
 
+#include <unistd.h>
+
 static void sweep(struct us_loop_t *loop, int times) {
     for (int i = 0; i < times; i++) {
         us_internal_timer_sweep(loop);
@@ -225,11 +227,11 @@ void test_waiting_data_is_served_before_timeouts_after_a_stall(void) {
     us_loop_integrate(loop);
     us_socket_timeout(ssl, s, 12);
     raw_write(fd, "waiting", 7);
-    while (!raw_is_readable((int) (intptr_t) us_socket_get_native_handle(0, s))) {
-        turn(loop);
-        if (server.count[DATA] > 0) {
-            SKIP("this back end receives by itself");
-        }
+    if (strcmp(harness_backend(), "mock") == 0) {
+        SKIP("this back end reports data some turns late");
+    }
+    while (!raw_is_readable(us_poll_fd((struct us_poll_t *) s))) {
+        usleep(100);
     }
     advance(loop, SECONDS(40));
     RUN_UNTIL(loop, server.count[DATA] == 1);

@@ -285,6 +285,38 @@ TEST(paused_socket_that_hung_up_can_be_closed)
 TEST(pause_and_resume_chunk_by_chunk_loses_nothing)
 TEST(writable_still_comes_while_paused)
 
+/* test_ext_adopt.c */
+TEST(unread_bytes_are_delivered_first_at_the_new_place)
+TEST(unread_bytes_and_the_end_behind_them_are_delivered_in_order)
+TEST(unread_bytes_wait_while_the_new_side_pauses)
+TEST(unread_bytes_survive_several_adoptions)
+TEST(adoption_outside_callbacks_is_pending)
+TEST(deadlines_are_off_after_the_move)
+TEST(refused_adoption_leaves_everything_as_it_was)
+TEST(refused_adoption_gives_unread_bytes_back)
+TEST(socket_closed_before_its_move_is_dropped)
+TEST(socket_that_moves_when_its_loop_ends_is_dropped_or_moved)
+TEST(adoption_of_sockets_that_are_not_open_or_of_other_loops_is_refused)
+TEST(write_state_moves_with_the_socket)
+
+/* test_ext_net.c */
+TEST(port_is_shared_only_if_both_listeners_say_so)
+TEST(ipv6_only_leaves_ipv4_alone)
+TEST(listening_descriptor_is_taken_over)
+TEST(accepted_address_is_known_in_open)
+TEST(connect_binds_the_local_address)
+TEST(connect_by_name_in_a_deferring_context)
+TEST(nodelay_on_accepted_and_connected_sockets_of_a_deferring_context)
+TEST(shared_descriptor_reports_nothing_after_its_close)
+
+/* test_teardown.c */
+TEST(teardown_in_each_situation)
+TEST(teardown_of_everything_at_once)
+TEST(halt_is_ignored_during_teardown)
+TEST(teardown_inside_a_run_is_refused)
+TEST(teardown_of_ordinary_contexts_calls_their_handlers)
+TEST(teardown_twice_is_harmless)
+
 /* test_threads.c */
 TEST(wakeups_from_threads_are_never_lost)
 TEST(waker_in_threads_ends_waits_without_the_wakeup_handler)

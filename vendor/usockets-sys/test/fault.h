@@ -1,0 +1,45 @@
+/* What the sweep over injected faults shares: the scenarios, and the case that is running. */
+#ifndef FAULT_H
+#define FAULT_H
+
+#include "harness.h"
+
+/* Runs from the creation of a loop to its end while one call of the engine fails. It must end with
+ * everything delivered, or with a failure that was reported: NULL, a negative answer, on_close or
+ * on_connect_error. */
+struct scenario {
+    const char *name;
+    void (*run)(void);
+};
+
+extern const struct scenario scenarios[];
+extern const size_t scenario_count;
+
+/* True while the running case cannot excuse anything: no fault has struck yet, or only a short
+ * count, which is none. */
+int fault_must_succeed(void);
+
+/* fault_streams.c */
+void scenario_echo(void);
+void scenario_echo_deferring(void);
+void scenario_echo_unix(void);
+
+/* fault_objects.c */
+void scenario_connect(void);
+void scenario_connect_by_name(void);
+void scenario_close(void);
+void scenario_close_deferring(void);
+void scenario_listen(void);
+void scenario_adopt(void);
+void scenario_adopt_later(void);
+void scenario_timers(void);
+void scenario_timeouts(void);
+void scenario_wakeups(void);
+void scenario_polls(void);
+
+/* A loop, or NULL with an error that was told. */
+struct us_loop_t *fault_loop(int test_clock);
+/* Waits until a raw client of the side was accepted (1), or refused or cut off (0). */
+int fault_open(struct side *server, int port, int *fd);
+
+#endif

@@ -1,0 +1,506 @@
+/* Scenarios of the life of the engine's objects. */
+#include "fault.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct us_loop_t *fault_loop(int test_clock) {
+    int error = 0;
+    struct us_loop_t *loop = test_loop_with_options(test_clock, 16, &error);
+    if (loop == NULL) {
+        ASSERT_GT(error, 0);
+        ASSERT(!fault_must_succeed());
+    }
+    return loop;
+}
+
+int fault_open(struct side *server, int port, int *fd) {
+    int opened = server->count[OPEN];
+    *fd = raw_connect(port);
+    RUN_UNTIL(server->loop, server->count[OPEN] > opened || raw_is_readable(*fd));
+    if (server->count[OPEN] > opened) {
+        return 1;
+    }
+    ASSERT(!fault_must_succeed());
+    return 0;
+}
+
+/* A loop and two contexts, or a case that ends here. */
+static struct us_loop_t *begin(struct side *a, struct side *b, int test_clock) {
+    struct us_loop_t *loop = fault_loop(test_clock);
+    if (loop == NULL || !side_try(a, loop) || (b != NULL && !side_try(b, loop))) {
+        ASSERT(!fault_must_succeed());
+        finish(loop);
+        return NULL;
+    }
+    return loop;
+}
+
+/* The port of a new listener, or 0 if there is none. */
+static int listen_somewhere(struct side *side) {
+    side->listener =
+        us_socket_context_listen(ssl, side->context, "127.0.0.1", 0, 0, SIDE_EXT);
+    int port = side->listener == NULL
+                   ? 0
+                   : us_socket_local_port(ssl, (struct us_socket_t *) side->listener);
+    if (port <= 0) {
+        ASSERT(!fault_must_succeed());
+        return 0;
+    }
+    return port;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Connecting
+ * --------------------------------------------------------------------------------------------- */
+
+/* Each attempt is NULL or ends in exactly one of on_open and on_connect_error. */
+static void expect_one_end(struct side *side, struct us_socket_t *s, enum event expected) {
+    if (s == NULL) {
+        ASSERT(!fault_must_succeed());
+        return;
+    }
+    int before = side->count[OPEN] + side->count[CONNECT_ERROR];
+    int expected_before = side->count[expected];
+    RUN_UNTIL(side->loop, side->count[OPEN] + side->count[CONNECT_ERROR] > before);
+    ASSERT_EQ(side->count[OPEN] + side->count[CONNECT_ERROR], before + 1);
+    if (fault_must_succeed()) {
+        ASSERT_EQ(side->count[expected], expected_before + 1);
+    }
+}
+
+void scenario_connect(void) {
+    struct side side = {0};
+    struct us_loop_t *loop = begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    int port;
+    (void) raw_listen(&port, 8);
+    expect_one_end(&side,
+                   us_socket_context_connect(ssl, side.context, "127.0.0.1", port, NULL, 0, 8),
+                   OPEN);
+    expect_one_end(&side,
+                   us_socket_context_connect(ssl, side.context, "127.0.0.1", port, "127.0.0.2", 0,
+                                             100),
+                   OPEN);
+    expect_one_end(&side,
+                   us_socket_context_connect(ssl, side.context, "127.0.0.1", raw_refused_port(),
+                                             NULL, 0, 8),
+                   CONNECT_ERROR);
+    expect_one_end(&side,
+                   us_socket_context_connect_unix(ssl, side.context, "/nowhere/at/all", 0, 8),
+                   CONNECT_ERROR);
+    finish(loop);
+    ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
+}
+
+void scenario_connect_by_name(void) {
+    struct side side = {0};
+    struct us_loop_t *loop = begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    int port;
+    (void) raw_listen(&port, 8);
+    expect_one_end(&side,
+                   us_socket_context_connect(ssl, side.context, "refused-first.test", port, NULL,
+                                             0, 8),
+                   OPEN);
+    expect_one_end(&side,
+                   us_socket_context_connect(ssl, side.context, "missing.test", port, NULL, 0, 8),
+                   CONNECT_ERROR);
+    struct us_socket_t *s =
+        us_socket_context_connect(ssl, side.context, "refused-first.test", port, NULL, 0, 8);
+    if (s != NULL) {
+        us_socket_close_connecting(ssl, s);
+    }
+    finish(loop);
+    for (int i = 0; i < 5000 && names_unfreed() > 0; i++) {
+        usleep(1000);
+    }
+    ASSERT_EQ(names_unfreed(), 0);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Closing
+ * --------------------------------------------------------------------------------------------- */
+
+enum way { CLOSE_CALL, CLOSE_RESET, CLOSE_SHUTDOWN, PEER_END, PEER_RESET, SHUTDOWN_READ, CONTEXT_CLOSE,
+           WAYS };
+
+static struct us_socket_t *end_of_both(struct side *side, struct us_socket_t *s) {
+    return shut_down_socket(side, s);
+}
+
+static void close_by(struct side *side, enum way way, struct us_socket_t *s, int fd) {
+    switch (way) {
+        case CLOSE_CALL:
+            (void) close_socket(side, s);
+            break;
+        case CLOSE_RESET:
+            usx_socket_close(s, 1);
+            break;
+        case CLOSE_SHUTDOWN:
+            us_socket_shutdown(ssl, s);
+            raw_close(fd);
+            break;
+        case PEER_END:
+            raw_close(fd);
+            break;
+        case PEER_RESET:
+            raw_reset(fd);
+            break;
+        case SHUTDOWN_READ:
+            us_socket_shutdown_read(ssl, s);
+            break;
+        default:
+            if (side->deferring) {
+                usx_context_close(side->context);
+            } else {
+                us_socket_context_close(ssl, side->context);
+            }
+    }
+}
+
+static void close_scenario(int deferring) {
+    struct side side = {.deferring = deferring, .end = end_of_both};
+    struct us_loop_t *loop = begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    for (int way = 0; way < WAYS; way++) {
+        int fd;
+        int port = side.listener == NULL ? listen_somewhere(&side) : side.port;
+        side.port = port;
+        if (port == 0 || !fault_open(&side, port, &fd)) {
+            continue;
+        }
+        raw_write(fd, "x", 1);
+        struct us_socket_t *s = side.opened;
+        /* Whatever the fault has closed is no longer there to be closed again. */
+        if (side.count[CLOSE] < side.count[OPEN]) {
+            close_by(&side, (enum way) way, s, fd);
+        }
+        if (way == SHUTDOWN_READ && side.count[CLOSE] < side.count[OPEN]) {
+            for (int i = 0; i < 200 && side.count[CLOSE] < side.count[OPEN]; i++) {
+                ASSERT_GE(usx_loop_turn(loop, (long long) MILLISECONDS(5)), 0);
+            }
+            if (side.count[CLOSE] < side.count[OPEN]) {
+                /* The shutdown itself was made to fail, which no callback reports. */
+                ASSERT(!fault_must_succeed());
+                (void) close_socket(&side, s);
+            }
+        }
+        RUN_UNTIL(loop, side.count[CLOSE] == side.count[OPEN]);
+        ASSERT_EQ(side.code, 0);
+        if (way == CONTEXT_CLOSE) {
+            side.listener = NULL;
+        }
+    }
+    finish(loop);
+    ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
+}
+
+void scenario_close(void) {
+    close_scenario(0);
+}
+
+void scenario_close_deferring(void) {
+    close_scenario(1);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Listening
+ * --------------------------------------------------------------------------------------------- */
+
+static struct us_socket_t *greet(struct side *side, struct us_socket_t *s) {
+    (void) side;
+    (void) us_socket_write(ssl, s, "hi", 2, 0);
+    return s;
+}
+
+void scenario_listen(void) {
+    struct side side = {.open = greet};
+    struct us_loop_t *loop = begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    int port = listen_somewhere(&side);
+    for (int i = 0; port > 0 && i < 5; i++) {
+        /* A client is served or cut off; it is never left hanging. */
+        int fd = raw_connect(port);
+        RUN_UNTIL(loop, raw_is_readable(fd));
+        if (fault_must_succeed()) {
+            char bytes[2];
+            raw_read(loop, fd, bytes, 2);
+            ASSERT_MEM_EQ(bytes, "hi", 2);
+        }
+    }
+    struct us_listen_socket_t *any = us_socket_context_listen(ssl, side.context, NULL, 0, 0, 8);
+    ASSERT(any != NULL || !fault_must_succeed());
+    const char *path = temporary_path();
+    for (int i = 0; i < 2; i++) {
+        struct us_listen_socket_t *at_path =
+            us_socket_context_listen_unix(ssl, side.context, path, 0, 8);
+        ASSERT(at_path != NULL || !fault_must_succeed());
+        if (at_path != NULL && i == 1) {
+            us_listen_socket_close(ssl, at_path);
+        }
+    }
+    finish(loop);
+    ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Adoption
+ * --------------------------------------------------------------------------------------------- */
+
+static struct us_socket_t *adopt_or_close(struct side *side, struct us_socket_t *s, char *data,
+                                          int length) {
+    (void) data, (void) length;
+    struct us_socket_t *moved =
+        us_socket_context_adopt_socket(ssl, side->other->context, s, 3000);
+    if (moved == NULL) {
+        ASSERT(!fault_must_succeed());
+        return us_socket_close(ssl, s, 0, NULL);
+    }
+    (void) us_socket_write(ssl, moved, "ok", 2, 0);
+    return moved;
+}
+
+void scenario_adopt(void) {
+    struct side target = {.data = echo_data};
+    struct side source = {.data = adopt_or_close, .other = &target};
+    struct us_loop_t *loop = begin(&source, &target, 0);
+    if (loop == NULL) {
+        return;
+    }
+    target.data = NULL;
+    int port = listen_somewhere(&source);
+    for (int i = 0; port > 0 && i < 3; i++) {
+        int fd;
+        if (fault_open(&source, port, &fd)) {
+            raw_write(fd, "x", 1);
+            RUN_UNTIL(loop, raw_is_readable(fd));
+            raw_write(fd, "y", 1);
+            int served = target.count[DATA];
+            RUN_UNTIL(loop, target.count[DATA] > served ||
+                                source.count[CLOSE] + target.count[CLOSE] > 0);
+        }
+    }
+    int fds[2];
+    raw_pair(AF_INET, fds);
+    struct us_socket_t *s =
+        us_adopt_accepted_socket(ssl, target.context, raw_give(fds[0]), 700, NULL, 0);
+    ASSERT(s != NULL || !fault_must_succeed());
+    if (s == NULL) {
+        RUN_UNTIL(loop, raw_is_readable(fds[1]));
+    }
+    finish(loop);
+    ASSERT_EQ(source.count[CLOSE] + target.count[CLOSE], source.count[OPEN] + target.count[OPEN]);
+}
+
+static int adoptions_begun, adoptions_ended;
+
+static int agree(struct us_socket_t *s, void *argument) {
+    (void) s, (void) argument;
+    return 0;
+}
+
+static void count_end(struct us_socket_t *s, void *argument) {
+    (void) s, (void) argument;
+    adoptions_ended++;
+}
+
+static struct us_socket_t *adopt_later_or_close(struct side *side, struct us_socket_t *s,
+                                                char *data, int length) {
+    static const struct usx_adoption functions = {
+        .before = agree, .after = count_end, .dropped = count_end};
+    (void) data;
+    int result = usx_socket_adopt_later(s, side->other->context, 3000, (size_t) length - 1,
+                                        &functions, NULL);
+    adoptions_begun += result == 0;
+    if (result != 0) {
+        ASSERT(!fault_must_succeed());
+        usx_socket_close(s, 0);
+    }
+    return s;
+}
+
+void scenario_adopt_later(void) {
+    struct side target = {.deferring = 1};
+    struct side source = {.deferring = 1, .data = adopt_later_or_close, .other = &target};
+    adoptions_begun = adoptions_ended = 0;
+    struct us_loop_t *loop = begin(&source, &target, 0);
+    if (loop == NULL) {
+        return;
+    }
+    for (int i = 0; i < 3; i++) {
+        int fds[2];
+        raw_pair(AF_UNIX, fds);
+        struct us_socket_t *s = usx_adopt_accepted_later(source.context, fds[0], SIDE_EXT);
+        if (s == NULL) {
+            ASSERT(!fault_must_succeed());
+            continue;
+        }
+        (void) raw_give(fds[0]);
+        size_t before = target.received_length;
+        raw_write(fds[1], "1234567", 7);
+        RUN_UNTIL(loop, target.received_length == before + 6 || raw_is_readable(fds[1]));
+    }
+    finish(loop);
+    ASSERT_EQ(adoptions_ended, adoptions_begun);
+    if (fault_must_succeed()) {
+        ASSERT_EQ(adoptions_ended, 3);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Timers, timeouts, wakeups, polls
+ * --------------------------------------------------------------------------------------------- */
+
+static int fired;
+
+static void count_and_close(struct us_timer_t *timer) {
+    fired++;
+    us_timer_close(timer);
+}
+
+void scenario_timers(void) {
+    fired = 0;
+    struct us_loop_t *loop = fault_loop(1);
+    if (loop == NULL) {
+        finish(loop);
+        return;
+    }
+    int made = 0;
+    for (int i = 0; i < 40; i++) {
+        struct us_timer_t *timer = us_create_timer(loop, i & 1, 100);
+        if (timer != NULL) {
+            made++;
+            us_timer_set(timer, count_and_close, i + 1, i);
+        }
+    }
+    ASSERT(made == 40 || !fault_must_succeed());
+    for (int i = 0; i < 10; i++) {
+        advance(loop, MILLISECONDS(5));
+    }
+    ASSERT_EQ(fired, made);
+    ASSERT_EQ(usx_loop_is_alive(loop), 0);
+    finish(loop);
+}
+
+void scenario_timeouts(void) {
+    struct side coarse = {0};
+    struct side fine = {.deferring = 1};
+    struct us_loop_t *loop = begin(&coarse, &fine, 1);
+    if (loop == NULL) {
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        int fds[2];
+        raw_pair(AF_UNIX, fds);
+        struct us_socket_t *s =
+            us_adopt_accepted_socket(ssl, coarse.context, raw_give(fds[0]), 8, NULL, 0);
+        if (s != NULL) {
+            us_socket_timeout(ssl, s, 4);
+            us_socket_long_timeout(ssl, s, 1);
+        }
+        raw_pair(AF_UNIX, fds);
+        s = usx_adopt_accepted_later(fine.context, fds[0], 8);
+        if (s != NULL) {
+            (void) raw_give(fds[0]);
+            turn(loop);
+            if (us_socket_is_closed(ssl, s)) {
+                continue;
+            }
+            ASSERT_OK(usx_socket_set_deadline(s, 0, SECONDS(1)));
+            ASSERT_OK(usx_socket_set_deadline(s, 1, SECONDS(3)));
+        }
+    }
+    for (int i = 0; i < 20; i++) {
+        us_internal_timer_sweep(loop);
+        advance(loop, SECONDS(1));
+    }
+    if (fault_must_succeed()) {
+        ASSERT_EQ(coarse.count[TIMEOUT] + coarse.count[LONG_TIMEOUT], 4);
+        ASSERT_EQ(fine.count[TIMEOUT] + fine.count[LONG_TIMEOUT], 4);
+    }
+    finish(loop);
+}
+
+static int woken;
+
+static void count_wakeup(struct us_loop_t *loop) {
+    (void) loop;
+    woken++;
+}
+
+void scenario_wakeups(void) {
+    woken = 0;
+    struct us_loop_t *loop = fault_loop(0);
+    if (loop == NULL) {
+        finish(loop);
+        return;
+    }
+    usx_loop_set_callbacks(loop, count_wakeup, NULL, NULL);
+    struct usx_waker_t *waker = usx_loop_waker(loop);
+    for (int i = 1; i <= 5; i++) {
+        int before = woken;
+        usx_waker_wake(waker);
+        us_wakeup_loop(loop);
+        RUN_UNTIL(loop, woken > before);
+        ASSERT_EQ(woken, before + 1);
+    }
+    usx_waker_release(waker);
+    finish(loop);
+}
+
+static int reports;
+
+static void read_byte(struct us_poll_t *p, int events) {
+    char byte;
+    (void) events;
+    reports++;
+    (void) !read(us_poll_fd(p), &byte, 1);
+}
+
+void scenario_polls(void) {
+    struct us_loop_t *loop = fault_loop(0);
+    if (loop == NULL) {
+        finish(loop);
+        return;
+    }
+    for (int i = 0; i < 4; i++) {
+        int fds[2];
+        raw_pair(AF_UNIX, fds);
+        struct us_poll_t *p = us_create_poll(loop, 0, 40);
+        if (p == NULL) {
+            ASSERT(!fault_must_succeed());
+            continue;
+        }
+        us_poll_init(p, fds[0], 0);
+        usx_poll_set_handler(p, read_byte);
+        if (usx_poll_start(p, loop, LIBUS_SOCKET_READABLE) == 0) {
+            int before = reports;
+            raw_write(fds[1], "x", 1);
+            RUN_UNTIL(loop, reports > before);
+            struct us_poll_t *larger = us_poll_resize(p, loop, 10000);
+            p = larger != NULL ? larger : p;
+            ASSERT(larger != NULL || !fault_must_succeed());
+            if (usx_poll_change(p, loop, 0) == 0) {
+                raw_write(fds[1], "y", 1);
+                if (usx_poll_change(p, loop, LIBUS_SOCKET_READABLE) == 0) {
+                    RUN_UNTIL(loop, reports > before + 1);
+                }
+            }
+            us_poll_stop(p, loop);
+        } else {
+            ASSERT(!fault_must_succeed());
+        }
+        us_poll_free(p, loop);
+    }
+    ASSERT_EQ(usx_loop_is_alive(loop), 0);
+    finish(loop);
+}
