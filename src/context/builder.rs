@@ -1,0 +1,166 @@
+use std::fmt;
+use std::rc::Rc;
+
+use super::SocketContext;
+use crate::error::UsError;
+use crate::event_loop::LoopRef;
+use crate::ext::{Callbacks, Factory};
+use crate::incoming::{Incoming, OpenInfo};
+use crate::reason::CloseReason;
+use crate::socket::Socket;
+
+/// Collects the callbacks of a [`SocketContext`].
+///
+/// Every callback of a socket is given, in this order: the state of the context, the socket, the
+/// state of the socket, and what happened. Callbacks run from the loop only and never inside one
+/// another, so they may change what they have captured. Setting one again replaces it; all are
+/// optional.
+///
+/// Every connection ends in exactly one of: [`on_open`](Self::on_open), and later
+/// [`on_close`](Self::on_close); or [`on_connect_error`](Self::on_connect_error).
+///
+/// From inside a callback everything may be called, except that the loop cannot be run again. What
+/// a call sets in motion, such as the `on_close` of a socket that it closes, follows when the
+/// callback has returned.
+///
+/// ```
+/// use usockets::{Loop, SocketContext};
+///
+/// #[derive(Default)]
+/// struct Session { received: usize }
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let context = SocketContext::<false, usize, Session>::builder()
+///     .on_open(|open_count, _socket, _session, _info| *open_count += 1)
+///     .on_data(|_, _socket, session, data| session.received += data.len())
+///     .on_close(|open_count, _socket, _session, _reason| *open_count -= 1)
+///     .build(&event_loop, 0)?;
+/// assert_eq!(context.with_state(|open_count| *open_count)?, 0);
+/// # Ok::<(), usockets::UsError>(())
+/// ```
+#[must_use = "a builder does nothing until `build`"]
+pub struct ContextBuilder<const SSL: bool, T: 'static = (), S: 'static = ()> {
+    callbacks: Callbacks<SSL, T, S>,
+    factory: Factory<S>,
+}
+
+impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
+    pub(super) fn new(factory: Factory<S>) -> Self {
+        Self { callbacks: Callbacks::default(), factory }
+    }
+
+    /// Decides about accepted connections before there is a socket: see [`Incoming`]. Unset: all
+    /// proceed. Beneath: `us_socket_context_on_pre_open`.
+    pub fn accept_filter(mut self, f: impl FnMut(&mut T, Incoming<'_>) + 'static) -> Self {
+        self.callbacks.accept_filter = Some(Box::new(f));
+        self
+    }
+
+    /// A connection is open: accepted, connected, or handed over. Beneath:
+    /// `us_socket_context_on_open`.
+    pub fn on_open(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, &OpenInfo) + 'static,
+    ) -> Self {
+        self.callbacks.on_open = Some(Box::new(f));
+        self
+    }
+
+    /// Bytes have arrived, from 1 byte to 512 KiB. They are lent, and may be overwritten. Unset:
+    /// bytes are discarded. Beneath: `us_socket_context_on_data`.
+    pub fn on_data(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, &mut [u8]) + 'static,
+    ) -> Self {
+        self.callbacks.on_data = Some(Box::new(f));
+        self
+    }
+
+    /// There is room again after a [`write`](Socket::write) that took less than it was given; once
+    /// for every such write. Beneath: `us_socket_context_on_writable`.
+    pub fn on_writable(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
+        self.callbacks.on_writable = Some(Box::new(f));
+        self
+    }
+
+    /// The peer has finished sending, and everything was delivered; once at most, and not after our
+    /// own [`shutdown`](Socket::shutdown), when the socket closes instead. The socket stays half
+    /// open, and may send, until it is shut down or closed. Unset: the socket is closed. Beneath:
+    /// `us_socket_context_on_end`.
+    pub fn on_end(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
+        self.callbacks.on_end = Some(Box::new(f));
+        self
+    }
+
+    /// The socket is closed, for the given reason; once, and the last that is heard of it. The
+    /// socket's state is dropped when this has returned. Beneath: `us_socket_context_on_close`.
+    pub fn on_close(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, &CloseReason) + 'static,
+    ) -> Self {
+        self.callbacks.on_close = Some(Box::new(f));
+        self
+    }
+
+    /// The time of [`set_timeout`](Socket::set_timeout) has passed. The timeout is disarmed; it may
+    /// be armed anew. Beneath: `us_socket_context_on_timeout`.
+    pub fn on_timeout(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
+        self.callbacks.on_timeout = Some(Box::new(f));
+        self
+    }
+
+    /// The time of [`set_long_timeout`](Socket::set_long_timeout) has passed. Beneath:
+    /// `us_socket_context_on_long_timeout`.
+    pub fn on_long_timeout(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static,
+    ) -> Self {
+        self.callbacks.on_long_timeout = Some(Box::new(f));
+        self
+    }
+
+    /// A connection could not be made: [`UsError::Io`], [`UsError::Resolve`], or
+    /// [`UsError::Cancelled`] if the program closed it before; also for a socket of
+    /// [`accept_fd`](SocketContext::accept_fd) that was closed before its `on_open`. The socket's
+    /// state is dropped when this has returned. Beneath: `us_socket_context_on_connect_error`.
+    pub fn on_connect_error(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, &UsError) + 'static,
+    ) -> Self {
+        self.callbacks.on_connect_error = Some(Box::new(f));
+        self
+    }
+
+    /// [`adopt`](Socket::adopt) has moved a socket into this context. It is open, has its new
+    /// state, and the handle given here is the one to use from now on. Beneath:
+    /// `usx_socket_adopt_later`.
+    pub fn on_adopt(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
+        self.callbacks.on_adopt = Some(Box::new(f));
+        self
+    }
+
+    /// Makes the context, with its state. Beneath: `usx_create_socket_context`.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsUnavailable`](UsError::TlsUnavailable) for `SSL = true`,
+    /// [`LoopClosed`](UsError::LoopClosed), [`UsError::Io`] when out of memory.
+    pub fn build(
+        self,
+        event_loop: &LoopRef,
+        state: T,
+    ) -> Result<SocketContext<SSL, T, S>, UsError> {
+        if SSL {
+            return Err(UsError::TlsUnavailable);
+        }
+        let shell = event_loop.shell();
+        let id = crate::trampoline::create_context(shell, self.callbacks, self.factory, state)?;
+        Ok(SocketContext::from_counted(Rc::clone(shell), id))
+    }
+}
+
+impl<const SSL: bool, T: 'static, S: 'static> fmt::Debug for ContextBuilder<SSL, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContextBuilder").finish_non_exhaustive()
+    }
+}

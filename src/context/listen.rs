@@ -1,0 +1,120 @@
+//! Where a context's sockets come from: listeners and descriptors.
+
+use std::net::ToSocketAddrs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::SocketContext;
+use crate::address;
+use crate::error::UsError;
+use crate::ext;
+use crate::ffi::{Address, ListenSettings};
+use crate::listen::{ListenOptions, ListenSocket};
+use crate::socket::Socket;
+
+impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
+    /// Listens on an address, with the default options. Beneath: `usx_context_listen`.
+    ///
+    /// Takes what [`std::net::TcpListener::bind`] takes. A host name is looked up *at once*, which
+    /// may block for seconds: resolve names at start-up. Where there are several addresses, the
+    /// first one that works is taken. Port 0 lets the system choose one.
+    ///
+    /// # Errors
+    ///
+    /// [`UsError::Io`] if no address can be listened on, with the last one's error;
+    /// [`InvalidAddress`](UsError::InvalidAddress), [`LoopClosed`](UsError::LoopClosed).
+    pub fn listen(&self, address: impl ToSocketAddrs) -> Result<ListenSocket, UsError> {
+        self.listen_with(address, &ListenOptions::default())
+    }
+
+    /// Listens on an address, with options.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`listen`](Self::listen), and [`InvalidOption`](UsError::InvalidOption).
+    pub fn listen_with(
+        &self,
+        address: impl ToSocketAddrs,
+        options: &ListenOptions,
+    ) -> Result<ListenSocket, UsError> {
+        let settings = options.settings()?;
+        let addresses =
+            address.to_socket_addrs().map_err(|source| UsError::io("listen", source))?;
+        let mut last_error = UsError::address("", "the name has no address");
+        for address in addresses {
+            match self.listen_on(&address.into(), settings) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => last_error = error,
+            }
+        }
+        Err(last_error)
+    }
+
+    /// Listens on a Unix socket: a path or, on Linux, an abstract name, which is a path that begins
+    /// with a NUL.
+    ///
+    /// A socket that is at the path already is replaced; any other file is not. The file is created
+    /// with mode 0700 less the umask, and removed when the listener closes.
+    ///
+    /// # Errors
+    ///
+    /// [`UsError::Io`], [`UnixPathTooLong`](UsError::UnixPathTooLong),
+    /// [`InvalidAddress`](UsError::InvalidAddress), [`LoopClosed`](UsError::LoopClosed).
+    pub fn listen_unix(&self, path: impl AsRef<Path>) -> Result<ListenSocket, UsError> {
+        self.listen_on(&address::unix(path.as_ref())?, ListenSettings::default())
+    }
+
+    /// Listens on a socket that is bound and listening already: a [`std::net::TcpListener`], a
+    /// [`std::os::unix::net::UnixListener`], or one that another process has passed on. Beneath:
+    /// `usx_context_listen_descriptor`.
+    ///
+    /// # Errors
+    ///
+    /// [`UsError::Io`] if it is no such socket, [`LoopClosed`](UsError::LoopClosed). The descriptor
+    /// is closed then.
+    pub fn listen_fd(&self, fd: impl Into<OwnedFd>) -> Result<ListenSocket, UsError> {
+        let fd = fd.into();
+        let listener = self
+            .open()?
+            .listen_descriptor(fd, ext::ext_size::<S>())
+            .map_err(|error| UsError::engine("listen", error))?;
+        Ok(ListenSocket::new(Rc::clone(self.shell()), listener.id()))
+    }
+
+    fn listen_on(
+        &self,
+        address: &Address,
+        settings: ListenSettings,
+    ) -> Result<ListenSocket, UsError> {
+        let listener = self
+            .open()?
+            .listen(address, settings, ext::ext_size::<S>())
+            .map_err(|error| UsError::engine("listen", error))?;
+        Ok(ListenSocket::new(Rc::clone(self.shell()), listener.id()))
+    }
+
+    /// Takes over a connected stream socket: one of std, or one that
+    /// [`Incoming::into_fd`](crate::Incoming::into_fd) has taken from another loop. Beneath:
+    /// `usx_adopt_accepted_later`.
+    ///
+    /// The result exists at once; its `on_open` follows from the loop.
+    ///
+    /// # Errors
+    ///
+    /// [`UsError::Io`] if it cannot be polled or without memory,
+    /// [`LoopClosed`](UsError::LoopClosed). The descriptor is closed then.
+    ///
+    /// # Panics
+    ///
+    /// If the state factory does.
+    pub fn accept_fd(&self, fd: impl Into<OwnedFd>) -> Result<Socket<SSL, S>, UsError> {
+        let fd = fd.into();
+        let state = self.new_socket_state()?;
+        let socket = self
+            .open()?
+            .accept(fd, ext::ext_size::<S>())
+            .map_err(|error| UsError::engine("accept_fd", error))?;
+        self.fill(socket, state)
+    }
+}

@@ -1,0 +1,277 @@
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::io;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
+
+use usockets_sys as sys;
+
+use super::{Address, RawLoop, RawSocket};
+
+super::live! {
+    /// A deferring context.
+    RawContext, us_socket_context_t
+}
+
+super::live! {
+    /// A listen socket, possibly closed.
+    RawListener, us_listen_socket_t
+}
+
+/// The options of a listener.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ListenSettings {
+    /// 0 for the default.
+    pub(crate) backlog: c_int,
+    pub(crate) reuse_port: bool,
+    pub(crate) ipv6_only: bool,
+}
+
+/// Functions that C calls for something that happens to a socket.
+pub(crate) mod function {
+    use super::{c_char, c_int, c_void, sys};
+
+    pub(crate) type Plain = unsafe extern "C" fn(*mut sys::us_socket_t) -> *mut sys::us_socket_t;
+    pub(crate) type Open = unsafe extern "C" fn(
+        *mut sys::us_socket_t,
+        c_int,
+        *mut c_char,
+        c_int,
+    ) -> *mut sys::us_socket_t;
+    pub(crate) type Data =
+        unsafe extern "C" fn(*mut sys::us_socket_t, *mut c_char, c_int) -> *mut sys::us_socket_t;
+    pub(crate) type Close =
+        unsafe extern "C" fn(*mut sys::us_socket_t, c_int, *mut c_void) -> *mut sys::us_socket_t;
+    pub(crate) type ConnectError =
+        unsafe extern "C" fn(*mut sys::us_socket_t, c_int) -> *mut sys::us_socket_t;
+    pub(crate) type PreOpen =
+        unsafe extern "C" fn(*mut sys::us_socket_context_t, c_int, *mut c_char, c_int) -> c_int;
+    pub(crate) type Release = unsafe extern "C" fn(*mut sys::us_socket_context_t);
+}
+
+/// Defines a setter of one callback.
+macro_rules! setter {
+    ($name:ident, $function:ident, $c:ident) => {
+        pub(crate) fn $name(self, function: function::$function) {
+            // SAFETY: the context is alive (see `live`).
+            unsafe { sys::$c(0, self.as_ptr(), Some(function)) };
+        }
+    };
+}
+
+impl<'a> RawContext<'a> {
+    pub(crate) fn id(self) -> u64 {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_id(self.as_ptr()) }
+    }
+
+    /// The zeroed area that was asked for.
+    #[inline]
+    pub(crate) fn ext(self) -> NonNull<c_void> {
+        // SAFETY: the context is alive (see `live`).
+        let ext = unsafe { sys::us_socket_context_ext(0, self.as_ptr()) };
+        // SAFETY: the area lies inside the context's own memory.
+        unsafe { NonNull::new_unchecked(ext) }
+    }
+
+    fn engine(self) -> RawLoop<'a> {
+        // SAFETY: the context is alive (see `live`).
+        let raw = unsafe { sys::us_socket_context_loop(0, self.as_ptr()) };
+        // SAFETY: a context always belongs to a loop.
+        let raw = unsafe { NonNull::new_unchecked(raw) };
+        // SAFETY: a loop outlives its contexts.
+        unsafe { RawLoop::new(raw) }
+    }
+
+    /// Counts one more handle.
+    pub(crate) fn retain(self) {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_retain(self.as_ptr()) };
+    }
+
+    /// Counts one handle less; the last one may free the context, and runs destructors.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the reference that is given back, and does not use the context through it.
+    pub(crate) unsafe fn release(self) {
+        // SAFETY: the context is alive (see `live`); the caller vouches for the rest.
+        unsafe { sys::usx_context_release(self.as_ptr()) };
+    }
+
+    /// Closes all its listeners and sockets as pending effects.
+    pub(crate) fn close_all(self) {
+        // SAFETY: the context is alive (see `live`), and deferring: nothing is called back.
+        unsafe { sys::usx_context_close(self.as_ptr()) };
+    }
+
+    setter!(on_pre_open, PreOpen, us_socket_context_on_pre_open);
+    setter!(on_open, Open, us_socket_context_on_open);
+    setter!(on_data, Data, us_socket_context_on_data);
+    setter!(on_writable, Plain, us_socket_context_on_writable);
+    setter!(on_end, Plain, us_socket_context_on_end);
+    setter!(on_close, Close, us_socket_context_on_close);
+    setter!(on_timeout, Plain, us_socket_context_on_timeout);
+    setter!(on_long_timeout, Plain, us_socket_context_on_long_timeout);
+    setter!(on_connect_error, ConnectError, us_socket_context_on_connect_error);
+
+    /// Sets what is called when nobody holds the context any more.
+    pub(crate) fn on_release(self, function: Option<function::Release>) {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_on_release(self.as_ptr(), function) };
+    }
+
+    // -- Listening and connecting; `Err` is what `RawLoop::last_error` says ---------------------
+
+    pub(crate) fn listen(
+        self,
+        address: &Address,
+        settings: ListenSettings,
+        ext_size: c_uint,
+    ) -> Result<RawListener<'a>, c_int> {
+        let options = sys::usx_listen_options {
+            backlog: settings.backlog,
+            reuse_port: c_int::from(settings.reuse_port),
+            ipv6_only: c_int::from(settings.ipv6_only),
+        };
+        // SAFETY: the context is alive (see `live`); the other pointers are valid for the call.
+        let made = unsafe {
+            sys::usx_context_listen(
+                self.as_ptr(),
+                address.as_ptr(),
+                address.len(),
+                &raw const options,
+                ext_size,
+            )
+        };
+        self.listener(made)
+    }
+
+    /// Listens on a descriptor; on failure it is closed.
+    pub(crate) fn listen_descriptor(
+        self,
+        fd: OwnedFd,
+        ext_size: c_uint,
+    ) -> Result<RawListener<'a>, c_int> {
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
+        // SAFETY: the context is alive (see `live`).
+        let made = unsafe { sys::usx_context_listen_descriptor(self.as_ptr(), raw, ext_size) };
+        let listener = self.listener(made)?;
+        // Only now has it become the engine's.
+        let _raw = fd.into_raw_fd();
+        Ok(listener)
+    }
+
+    fn listener(self, made: *mut sys::us_listen_socket_t) -> Result<RawListener<'a>, c_int> {
+        match NonNull::new(made) {
+            // SAFETY: it was just made, and lives at least until the loop runs on.
+            Some(made) => Ok(unsafe { RawListener::new(made) }),
+            None => Err(self.engine().last_error()),
+        }
+    }
+
+    /// Takes over a connected descriptor; on failure it is closed.
+    pub(crate) fn accept(self, fd: OwnedFd, ext_size: c_uint) -> Result<RawSocket<'a>, c_int> {
+        let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
+        // SAFETY: the context is alive (see `live`).
+        let made = unsafe { sys::usx_adopt_accepted_later(self.as_ptr(), raw, ext_size) };
+        let socket = self.socket(made)?;
+        // Only now has it become the engine's.
+        let _raw = fd.into_raw_fd();
+        Ok(socket)
+    }
+
+    pub(crate) fn connect(
+        self,
+        address: &Address,
+        local: Option<&Address>,
+        ext_size: c_uint,
+    ) -> Result<RawSocket<'a>, c_int> {
+        let (local, local_length) = pointer_and_length(local);
+        // SAFETY: the context is alive (see `live`); the other pointers are valid for the call.
+        let made = unsafe {
+            sys::usx_context_connect(
+                self.as_ptr(),
+                address.as_ptr(),
+                address.len(),
+                local,
+                local_length,
+                ext_size,
+            )
+        };
+        self.socket(made)
+    }
+
+    pub(crate) fn connect_name(
+        self,
+        host: &CStr,
+        port: u16,
+        local: Option<&Address>,
+        ext_size: c_uint,
+    ) -> Result<RawSocket<'a>, c_int> {
+        let (local, local_length) = pointer_and_length(local);
+        // SAFETY: the context is alive (see `live`); the other pointers are valid for the call.
+        let made = unsafe {
+            sys::usx_context_connect_name(
+                self.as_ptr(),
+                host.as_ptr(),
+                c_int::from(port),
+                local,
+                local_length,
+                ext_size,
+            )
+        };
+        self.socket(made)
+    }
+
+    fn socket(self, made: *mut sys::us_socket_t) -> Result<RawSocket<'a>, c_int> {
+        match NonNull::new(made) {
+            // SAFETY: it was just made, and lives at least until the loop runs on.
+            Some(made) => Ok(unsafe { RawSocket::new(made) }),
+            None => Err(self.engine().last_error()),
+        }
+    }
+}
+
+fn pointer_and_length(address: Option<&Address>) -> (*const libc::sockaddr, libc::socklen_t) {
+    address.map_or((ptr::null(), 0), |address| (address.as_ptr(), address.len()))
+}
+
+impl<'a> RawListener<'a> {
+    pub(crate) fn id(self) -> u64 {
+        // SAFETY: the listener is alive (see `live`).
+        unsafe { sys::usx_listen_socket_id(self.as_ptr()) }
+    }
+
+    /// Whether it has been closed and only waits to be freed.
+    pub(crate) fn is_closed(self) -> bool {
+        // SAFETY: the listener is alive (see `live`), and may be taken for a socket here.
+        unsafe { sys::us_socket_is_closed(0, self.as_ptr().cast()) != 0 }
+    }
+
+    pub(crate) fn close(self) {
+        // SAFETY: the listener is alive (see `live`).
+        unsafe { sys::us_listen_socket_close(0, self.as_ptr()) };
+    }
+
+    pub(crate) fn local_address(self) -> io::Result<Address> {
+        // SAFETY: the listener is alive (see `live`); on success an address has been written.
+        unsafe { Address::ask(sys::usx_listen_socket_address, self.as_ptr()) }
+    }
+
+    /// The descriptor may get a twin, so that closing it will not end it in the kernel.
+    pub(crate) fn share(self) {
+        // SAFETY: the listener is alive (see `live`), and may be taken for a poll here.
+        unsafe { sys::usx_poll_share(self.as_ptr().cast()) };
+    }
+
+    /// The descriptor, unless the listener is closed.
+    pub(crate) fn descriptor(self) -> Option<BorrowedFd<'a>> {
+        if self.is_closed() {
+            return None;
+        }
+        // SAFETY: the listener is alive (see `live`), and may be taken for a poll here.
+        let fd: RawFd = unsafe { sys::us_poll_fd(self.as_ptr().cast()) };
+        // SAFETY: a listener that is not closed keeps its descriptor open.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+}

@@ -1,0 +1,244 @@
+use std::cell::Cell;
+use std::ffi::{c_int, c_uint, c_void};
+use std::io::{self, IoSlice};
+use std::os::fd::{BorrowedFd, RawFd};
+use std::ptr::NonNull;
+
+use usockets_sys as sys;
+
+use super::{Address, RawContext, check};
+
+super::live! {
+    /// A stream socket, in any state.
+    RawSocket, us_socket_t
+}
+
+/// Where a socket is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Connecting,
+    Opening,
+    Open,
+    /// Closed for the program; the descriptor is still there.
+    Closing,
+    Closed,
+}
+
+/// Which of a socket's two timeouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deadline {
+    Short,
+    Long,
+}
+
+/// The functions of a move to another context.
+pub(crate) type Adoption = sys::usx_adoption;
+
+impl<'a> RawSocket<'a> {
+    #[inline]
+    pub(crate) fn id(self) -> u64 {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_id(self.as_ptr()) }
+    }
+
+    #[inline]
+    pub(crate) fn context(self) -> RawContext<'a> {
+        // SAFETY: the socket is alive (see `live`).
+        let raw = unsafe { sys::us_socket_context(0, self.as_ptr()) };
+        // SAFETY: a socket is always in a context.
+        let raw = unsafe { NonNull::new_unchecked(raw) };
+        // SAFETY: a socket holds a reference to its context until it is released.
+        unsafe { RawContext::new(raw) }
+    }
+
+    /// The area that was asked for.
+    #[inline]
+    pub(crate) fn ext(self) -> NonNull<c_void> {
+        // SAFETY: the socket is alive (see `live`).
+        let ext = unsafe { sys::us_socket_ext(0, self.as_ptr()) };
+        // SAFETY: the area lies inside the socket's own memory.
+        unsafe { NonNull::new_unchecked(ext) }
+    }
+
+    /// The byte that the engine leaves to us.
+    #[inline]
+    pub(crate) fn flags(self) -> &'a Cell<u8> {
+        // SAFETY: the socket is alive (see `live`).
+        let flags = unsafe { sys::usx_socket_binding_flags(self.as_ptr()) };
+        // SAFETY: the byte lies inside the socket and only we touch it, on this thread, as a
+        // `Cell`, which has the layout of what is in it.
+        unsafe { &*flags.cast::<Cell<u8>>() }
+    }
+
+    pub(crate) fn state(self) -> State {
+        // SAFETY: the socket is alive (see `live`).
+        match unsafe { sys::usx_socket_state(self.as_ptr()) } {
+            sys::USX_STATE_CONNECTING => State::Connecting,
+            sys::USX_STATE_OPENING => State::Opening,
+            sys::USX_STATE_OPEN => State::Open,
+            sys::USX_STATE_CLOSING => State::Closing,
+            _ => State::Closed,
+        }
+    }
+
+    /// Whether it is about to be moved to another context.
+    #[inline]
+    pub(crate) fn is_moving(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_is_moving(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn close_reason(self) -> sys::usx_close_reason {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_close_reason(self.as_ptr()) }
+    }
+
+    // -- Output -------------------------------------------------------------------------------
+
+    /// Bytes taken.
+    #[inline]
+    pub(crate) fn write(self, data: &[u8]) -> usize {
+        let slice = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+        // SAFETY: the socket is alive (see `live`); the bytes are read, during the call only.
+        unsafe { sys::usx_socket_write(self.as_ptr(), &raw const slice, 1, 0) }
+    }
+
+    /// Bytes taken of all slices together, in order.
+    pub(crate) fn write_vectored(self, slices: &[IoSlice<'_>]) -> usize {
+        let mut written = 0;
+        // Calls of as many slices as the system takes at once.
+        for batch in slices.chunks(MAX_SLICES) {
+            let length: usize = batch.iter().map(|slice| slice.len()).sum();
+            let count = c_int::try_from(batch.len()).unwrap_or(c_int::MAX);
+            // SAFETY: the socket is alive (see `live`); std promises that `IoSlice` has the layout
+            // of `iovec`; the bytes are read, during the call only.
+            let taken =
+                unsafe { sys::usx_socket_write(self.as_ptr(), batch.as_ptr().cast(), count, 0) };
+            written += taken;
+            if taken < length {
+                break;
+            }
+        }
+        written
+    }
+
+    /// Ends the direction to the peer after what was accepted.
+    pub(crate) fn shutdown(self) {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::us_socket_shutdown(0, self.as_ptr()) };
+    }
+
+    /// Ends the direction from the peer after what has arrived.
+    pub(crate) fn shutdown_read(self) {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::us_socket_shutdown_read(0, self.as_ptr()) };
+    }
+
+    pub(crate) fn is_shut_down(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::us_socket_is_shut_down(0, self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn is_established(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::us_socket_is_established(0, self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn is_write_pending(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_is_writable_pending(self.as_ptr()) != 0 }
+    }
+
+    // -- Control ------------------------------------------------------------------------------
+
+    /// Closes as a pending effect.
+    pub(crate) fn close(self, reset: bool) {
+        // SAFETY: the socket is alive (see `live`) and its context defers: nothing is called back.
+        unsafe { sys::usx_socket_close(self.as_ptr(), c_int::from(reset)) };
+    }
+
+    /// Closes without callbacks, inside its `on_open` or before that.
+    pub(crate) fn discard(self) {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_discard(self.as_ptr()) };
+    }
+
+    pub(crate) fn pause(self) {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_pause(self.as_ptr()) };
+    }
+
+    pub(crate) fn resume(self) {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_resume(self.as_ptr()) };
+    }
+
+    pub(crate) fn is_paused(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_is_paused(self.as_ptr()) != 0 }
+    }
+
+    /// Arms a timeout; 0 disarms.
+    pub(crate) fn set_deadline(self, which: Deadline, nanoseconds: u64) -> io::Result<()> {
+        let which = match which {
+            Deadline::Short => 0,
+            Deadline::Long => 1,
+        };
+        // SAFETY: the socket is alive (see `live`).
+        check(unsafe { sys::usx_socket_set_deadline(self.as_ptr(), which, nanoseconds) })
+    }
+
+    pub(crate) fn local_address(self) -> io::Result<Address> {
+        // SAFETY: the socket is alive (see `live`); on success an address has been written.
+        unsafe { Address::ask(sys::usx_socket_local_address, self.as_ptr()) }
+    }
+
+    pub(crate) fn peer_address(self) -> io::Result<Address> {
+        // SAFETY: the socket is alive (see `live`); on success an address has been written.
+        unsafe { Address::ask(sys::usx_socket_remote_address, self.as_ptr()) }
+    }
+
+    /// The descriptor: none while a name is being resolved, and when closed.
+    pub(crate) fn descriptor(self) -> Option<BorrowedFd<'a>> {
+        // SAFETY: the socket is alive (see `live`), and may be taken for a poll here.
+        let fd: RawFd = unsafe { sys::us_poll_fd(self.as_ptr().cast()) };
+        // SAFETY: the engine shows a descriptor only while it keeps it open, and closes it only at
+        // a point of its own, for which everybody who has a `RawSocket` must be back.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    /// The descriptor may get a twin, so that closing it will not end it in the kernel.
+    pub(crate) fn share(self) {
+        // SAFETY: the socket is alive (see `live`), and may be taken for a poll here.
+        unsafe { sys::usx_poll_share(self.as_ptr().cast()) };
+    }
+
+    /// Moves it to another context as a pending effect.
+    ///
+    /// # Safety
+    ///
+    /// The functions may be called with `argument` as `usx_adoption` says, after this returns `Ok`.
+    pub(crate) unsafe fn adopt_later(
+        self,
+        target: RawContext<'_>,
+        ext_size: c_uint,
+        unread: usize,
+        functions: &Adoption,
+        argument: *mut c_void,
+    ) -> io::Result<()> {
+        // SAFETY: both objects are alive (see `live`); the caller vouches for the rest.
+        check(unsafe {
+            sys::usx_socket_adopt_later(
+                self.as_ptr(),
+                target.as_ptr(),
+                ext_size,
+                unread,
+                functions,
+                argument,
+            )
+        })
+    }
+}
+
+/// Slices given to the system at once: what Linux allows (`UIO_MAXIOV`).
+const MAX_SLICES: usize = 1024;

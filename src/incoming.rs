@@ -1,0 +1,109 @@
+#![forbid(unsafe_code)]
+//! What a program learns about a connection that begins.
+
+use std::cell::Cell;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How a socket came about, as [`on_open`](crate::ContextBuilder::on_open) is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenInfo {
+    origin: Origin,
+    peer: Option<SocketAddr>,
+}
+
+/// Where a socket came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// A listener of the context accepted it.
+    Accepted,
+    /// A connect call of the context made it.
+    Connected,
+    /// [`accept_fd`](crate::SocketContext::accept_fd) took it over.
+    HandedOver,
+}
+
+impl OpenInfo {
+    pub(crate) fn new(origin: Origin, peer: Option<SocketAddr>) -> Self {
+        Self { origin, peer }
+    }
+
+    /// Where the socket came from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Whether this side began the connection.
+    pub fn is_client(&self) -> bool {
+        self.origin == Origin::Connected
+    }
+
+    /// The peer of an [accepted](Origin::Accepted) connection, at no cost.
+    ///
+    /// `None` for Unix sockets and other origins; [`Socket::peer_addr`](crate::Socket::peer_addr)
+    /// asks the system.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+}
+
+/// A connection that was accepted and has no socket yet, for
+/// [`accept_filter`](crate::ContextBuilder::accept_filter) to decide about.
+///
+/// Dropping it lets the connection proceed, as [`accept`](Self::accept) does.
+pub struct Incoming<'a> {
+    fd: &'a Cell<Option<OwnedFd>>,
+    borrowed: BorrowedFd<'a>,
+    peer: Option<SocketAddr>,
+    refused: &'a Cell<bool>,
+}
+
+impl<'a> Incoming<'a> {
+    /// `fd` is `borrowed`, owned; it is taken out by [`Self::into_fd`] alone.
+    pub(crate) fn new(
+        fd: &'a Cell<Option<OwnedFd>>,
+        borrowed: BorrowedFd<'a>,
+        peer: Option<SocketAddr>,
+        refused: &'a Cell<bool>,
+    ) -> Self {
+        Self { fd, borrowed, peer, refused }
+    }
+
+    /// The peer's address; `None` for Unix sockets.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Lets the connection proceed to [`on_open`](crate::ContextBuilder::on_open).
+    pub fn accept(self) {}
+
+    /// Closes the connection; no callback follows.
+    pub fn refuse(self) {
+        self.refused.set(true);
+    }
+
+    /// Takes the connection away from the loop, to hand it to
+    /// [`SocketContext::accept_fd`](crate::SocketContext::accept_fd) of another one, for instance.
+    /// No callback follows.
+    ///
+    /// # Panics
+    ///
+    /// Never: each `Incoming` has its descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd.take().expect("an `Incoming` has its descriptor until this call: bug in usockets")
+    }
+}
+
+impl AsFd for Incoming<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.borrowed
+    }
+}
+
+impl fmt::Debug for Incoming<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}

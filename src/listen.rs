@@ -1,0 +1,194 @@
+#![forbid(unsafe_code)]
+//! Listen sockets.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+
+use crate::error::UsError;
+use crate::event_loop::LoopRef;
+use crate::ffi::{ListenSettings, RawListener};
+use crate::shell::{Frame, Shell};
+
+/// Accepts connections into a context, until it is dropped.
+///
+/// Made by [`SocketContext::listen`](crate::SocketContext::listen) and its relatives. It keeps the
+/// loop running. Sockets it has accepted live on when it is closed.
+///
+/// ```
+/// use usockets::{Loop, SocketContext};
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
+/// let listener = context.listen("127.0.0.1:0")?;
+/// assert_ne!(listener.local_addr()?.port(), 0);
+/// drop(listener);
+/// event_loop.run()?; // returns: nothing is live any more
+/// # Ok::<(), usockets::UsError>(())
+/// ```
+#[must_use = "a listener closes when it is dropped; `detach` keeps it open"]
+pub struct ListenSocket {
+    shell: Rc<Shell>,
+    id: u64,
+    detached: bool,
+}
+
+impl ListenSocket {
+    pub(crate) fn new(shell: Rc<Shell>, id: u64) -> Self {
+        Self { shell, id, detached: false }
+    }
+
+    fn listener(&self) -> Result<RawListener<'_>, UsError> {
+        let listener = self.shell.engine()?.find_listener(self.id).ok_or(UsError::Closed)?;
+        if listener.is_closed() { Err(UsError::Closed) } else { Ok(listener) }
+    }
+
+    /// The IP address it listens on, with the port that the system chose where 0 was given.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed); [`InvalidAddress`](UsError::InvalidAddress) for a Unix socket,
+    /// whose address is [`local_unix_addr`](Self::local_unix_addr);
+    /// [`LoopClosed`](UsError::LoopClosed).
+    pub fn local_addr(&self) -> Result<SocketAddr, UsError> {
+        let address = self.listener()?.local_address();
+        address.map_err(|source| UsError::io("local_addr", source))?.as_inet().ok_or_else(not_inet)
+    }
+
+    /// The path or abstract name it listens on.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed); [`InvalidAddress`](UsError::InvalidAddress) for an IP socket;
+    /// [`LoopClosed`](UsError::LoopClosed).
+    pub fn local_unix_addr(&self) -> Result<std::os::unix::net::SocketAddr, UsError> {
+        let address = self.listener()?.local_address();
+        address.map_err(|source| UsError::io("local_addr", source))?.as_unix().ok_or_else(not_unix)
+    }
+
+    /// Calls `f` with the descriptor, which stays open meanwhile whatever `f` does.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed), [`LoopClosed`](UsError::LoopClosed).
+    pub fn with_fd<R>(&self, f: impl FnOnce(BorrowedFd<'_>) -> R) -> Result<R, UsError> {
+        // A listener closes at once, so `f` gets a descriptor of its own.
+        let listener = self.listener()?;
+        listener.share();
+        let fd = listener.descriptor().ok_or(UsError::Closed)?;
+        let fd = fd.try_clone_to_owned().map_err(|source| UsError::io("with_fd", source))?;
+        let _frame = Frame::enter(&self.shell);
+        Ok(f(std::os::fd::AsFd::as_fd(&fd)))
+    }
+
+    /// Whether it is closed: by [`SocketContext::close`](crate::SocketContext::close), or with the
+    /// loop.
+    pub fn is_closed(&self) -> bool {
+        self.listener().is_err()
+    }
+
+    /// Stops accepting and closes the descriptor. The same as dropping it. Beneath:
+    /// `us_listen_socket_close`.
+    pub fn close(self) {}
+
+    /// Lets it listen until its [context](crate::SocketContext::close) or the loop is closed.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+
+    /// The listener's loop.
+    pub fn event_loop(&self) -> LoopRef {
+        LoopRef::new(Rc::clone(&self.shell))
+    }
+}
+
+impl Drop for ListenSocket {
+    fn drop(&mut self) {
+        if self.detached {
+            return;
+        }
+        if let Ok(listener) = self.listener() {
+            listener.close();
+        }
+    }
+}
+
+impl fmt::Debug for ListenSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.listener().ok().and_then(|listener| listener.local_address().ok());
+        f.debug_struct("ListenSocket")
+            .field("address", &address.and_then(|address| address.as_inet()))
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options of a listener.
+///
+/// ```
+/// use usockets::{ListenOptions, Loop, SocketContext};
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
+/// // Two listeners that share a port, as workers of one server do.
+/// let options = ListenOptions::new().reuse_port(true).backlog(1024);
+/// let first = context.listen_with("127.0.0.1:0", &options)?;
+/// let second = context.listen_with(first.local_addr()?, &options)?;
+/// assert_eq!(first.local_addr()?, second.local_addr()?);
+/// # Ok::<(), usockets::UsError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "options do nothing by themselves"]
+pub struct ListenOptions {
+    backlog: Option<u32>,
+    reuse_port: bool,
+    ipv6_only: bool,
+}
+
+impl ListenOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many connections the system keeps that are not accepted yet. Default: 4096; the system
+    /// has a limit of its own.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = Some(connections);
+        self
+    }
+
+    /// Lets other sockets of the same user listen on the port too, among whom the system spreads
+    /// the connections. Default: off. Connections that wait when such a listener closes are lost.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.reuse_port = on;
+        self
+    }
+
+    /// Keeps a listener on an IPv6 address from taking IPv4 connections as well. Default: off.
+    pub fn ipv6_only(mut self, on: bool) -> Self {
+        self.ipv6_only = on;
+        self
+    }
+
+    /// The same for the engine.
+    pub(crate) fn settings(&self) -> Result<ListenSettings, UsError> {
+        let backlog = match self.backlog {
+            None => 0,
+            Some(0) => return Err(UsError::invalid("backlog", "it is 0")),
+            Some(backlog) => i32::try_from(backlog).unwrap_or(i32::MAX),
+        };
+        Ok(ListenSettings { backlog, reuse_port: self.reuse_port, ipv6_only: self.ipv6_only })
+    }
+}
+
+/// The error for asking a Unix socket for an IP address.
+pub(crate) fn not_inet() -> UsError {
+    UsError::address("", "it is not an IP address but that of a Unix socket")
+}
+
+/// The error for asking an IP socket for a path.
+pub(crate) fn not_unix() -> UsError {
+    UsError::address("", "it is not the address of a Unix socket")
+}

@@ -1,0 +1,69 @@
+#![forbid(unsafe_code)]
+//! The slot that keeps a panic until it is safe to go on with it.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::panic;
+
+/// What a panic carries.
+pub(crate) type Payload = Box<dyn Any + Send>;
+
+/// The first panic that user code of a loop raised since the last [`resume`](Self::resume).
+#[derive(Default)]
+pub(crate) struct PanicSlot {
+    payload: Cell<Option<Payload>>,
+    /// Says without taking whether there is a payload.
+    pending: Cell<bool>,
+}
+
+impl PanicSlot {
+    /// Whether a panic is waiting.
+    #[inline]
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.get()
+    }
+
+    /// Keeps a payload if it is the first; leaks it otherwise, since dropping it could panic anew.
+    pub(crate) fn store(&self, payload: Payload) {
+        if self.pending.replace(true) {
+            let _leaked = ManuallyDrop::new(payload);
+        } else {
+            self.payload.set(Some(payload));
+        }
+    }
+
+    /// Goes on with the panic that is waiting, if any. On a thread that is unwinding already, where
+    /// that would abort the process, it leaks the payload.
+    pub(crate) fn resume(&self) {
+        let Some(payload) = self.payload.take() else { return };
+        self.pending.set(false);
+        if std::thread::panicking() {
+            let _leaked = ManuallyDrop::new(payload);
+        } else {
+            panic::resume_unwind(payload);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn the_first_panic_wins_and_the_slot_can_be_used_again() {
+        let slot = PanicSlot::default();
+        slot.resume();
+        for round in ["first", "second"] {
+            slot.store(Box::new(round));
+            // Without data, so that leaking it leaks no memory.
+            slot.store(Box::new(()));
+            assert!(slot.is_pending());
+            let payload = catch_unwind(AssertUnwindSafe(|| slot.resume())).expect_err("it resumes");
+            assert_eq!(payload.downcast_ref(), Some(&round));
+            assert!(!slot.is_pending());
+        }
+    }
+}

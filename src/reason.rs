@@ -1,0 +1,108 @@
+#![forbid(unsafe_code)]
+//! Why a connection ended.
+
+use std::{fmt, io};
+
+use usockets_sys as sys;
+
+use crate::error::UsError;
+
+/// Why a socket is closed, as [`on_close`](crate::ContextBuilder::on_close) is told.
+///
+/// Plain data: it may be kept, compared and sent to other threads.
+///
+/// ```
+/// use usockets::CloseReason;
+///
+/// fn log_line(reason: &CloseReason) -> String {
+///     match reason {
+///         CloseReason::End => "finished".into(),
+///         reason if reason.is_local() => "we closed it".into(),
+///         reason => format!("lost: {reason}"),
+///     }
+/// }
+/// assert_eq!(log_line(&CloseReason::Local), "we closed it");
+/// assert_eq!(log_line(&CloseReason::Reset), "lost: the peer reset the connection");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The program called [`close`](crate::Socket::close).
+    Local,
+    /// The program called [`reset`](crate::Socket::reset).
+    LocalReset,
+    /// Both directions ended in order.
+    End,
+    /// The peer reset the connection.
+    Reset,
+    /// The peer is gone in both directions, as Unix sockets report it.
+    HangUp,
+    /// The operating system reported an error: see [`error`](Self::error).
+    System {
+        /// The system's number of the error (`errno`).
+        errno: i32,
+    },
+    /// The program closed the [context](crate::SocketContext::close).
+    ContextClosed,
+    /// The loop was dropped.
+    LoopClosed,
+}
+
+impl CloseReason {
+    /// Whether it was this program that closed the socket, in whatever way.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Local | Self::LocalReset | Self::ContextClosed | Self::LoopClosed)
+    }
+
+    /// The error behind the close: of the system, or a
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) for [`Reset`](Self::Reset).
+    pub fn error(&self) -> Option<io::Error> {
+        match *self {
+            Self::System { errno } => Some(io::Error::from_raw_os_error(errno)),
+            Self::Reset => Some(io::Error::from_raw_os_error(libc::ECONNRESET)),
+            _ => None,
+        }
+    }
+
+    /// What the engine says; `None` for a socket that is not closed.
+    pub(crate) fn from_raw(raw: sys::usx_close_reason) -> Option<Self> {
+        Some(match raw.kind {
+            sys::USX_REASON_NONE => return None,
+            sys::USX_REASON_LOCAL => Self::Local,
+            sys::USX_REASON_LOCAL_RESET => Self::LocalReset,
+            sys::USX_REASON_END => Self::End,
+            sys::USX_REASON_RESET => Self::Reset,
+            sys::USX_REASON_HANGUP => Self::HangUp,
+            sys::USX_REASON_CONTEXT_CLOSED => Self::ContextClosed,
+            sys::USX_REASON_LOOP_CLOSED => Self::LoopClosed,
+            _ => Self::System { errno: raw.error },
+        })
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "closed by the program",
+            Self::LocalReset => "reset by the program",
+            Self::End => "both directions ended",
+            Self::Reset => "the peer reset the connection",
+            Self::HangUp => "the peer hung up",
+            Self::System { errno } => {
+                return io::Error::from_raw_os_error(*errno).fmt(f);
+            }
+            Self::ContextClosed => "closed with its context",
+            Self::LoopClosed => "closed with the loop",
+        })
+    }
+}
+
+/// Why a connection could not be made, from what the engine says of a socket that never opened.
+pub(crate) fn connect_error(raw: sys::usx_close_reason) -> UsError {
+    match raw.kind {
+        sys::USX_REASON_CONNECT | sys::USX_REASON_ERROR => UsError::os("connect", raw.error),
+        sys::USX_REASON_RESOLVE => UsError::resolve(raw.error),
+        sys::USX_REASON_RESET => UsError::os("connect", libc::ECONNRESET),
+        _ => UsError::Cancelled,
+    }
+}

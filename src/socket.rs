@@ -1,0 +1,482 @@
+#![forbid(unsafe_code)]
+//! Stream sockets.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::io::IoSlice;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::context::SocketContext;
+use crate::error::UsError;
+use crate::event_loop::{LoopRef, nanoseconds};
+use crate::ext::{self, ContextView};
+use crate::ffi::{Deadline, RawSocket, State};
+use crate::ids::SocketId;
+use crate::listen::{not_inet, not_unix};
+use crate::reason::CloseReason;
+use crate::shell::{Frame, Shell};
+
+/// A connection: TCP or Unix; with a state `S` of the program.
+///
+/// This is a handle. It may be cloned and kept anywhere on the loop's thread, for ever; it does not
+/// keep the connection, and dropping it closes nothing. On a socket that is closed every call is
+/// harmless and says so: writes take nothing, questions are answered with
+/// [`Closed`](UsError::Closed) or, later, [`Stale`](UsError::Stale).
+///
+/// Handles are equal if they are of the same socket.
+///
+/// # Writing
+///
+/// [`write`](Self::write) says how much was taken. If that is less than it was given, keep the
+/// rest, and go on in [`on_writable`](crate::ContextBuilder::on_writable):
+///
+/// ```
+/// use usockets::{Loop, Socket, SocketContext};
+///
+/// /// Bytes that wait for room.
+/// #[derive(Default)]
+/// struct Session { rest: Vec<u8> }
+///
+/// fn send(socket: &Socket<false, Session>, session: &mut Session, data: &[u8]) {
+///     // What waits comes first.
+///     let taken = if session.rest.is_empty() { socket.write(data) } else { 0 };
+///     session.rest.extend_from_slice(&data[taken..]);
+///     if !session.rest.is_empty() {
+///         socket.pause(); // no more requests until the answers are gone
+///     }
+/// }
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let echo = SocketContext::<false, (), Session>::builder()
+///     .on_data(|_, socket, session, data| send(socket, session, data))
+///     .on_writable(|_, socket, session| {
+///         let taken = socket.write(&session.rest);
+///         session.rest.drain(..taken);
+///         if session.rest.is_empty() {
+///             socket.resume();
+///         }
+///     })
+///     .build(&event_loop, ())?;
+/// # let listener = echo.listen("127.0.0.1:0")?;
+/// # let client = SocketContext::<false>::builder()
+/// #     .on_open(|_, socket, _, _| assert_eq!(socket.write(b"ping"), 4))
+/// #     .on_data(|_, socket, _, data| { assert_eq!(data, b"ping"); socket.event_loop().stop(); })
+/// #     .build(&event_loop, ())?;
+/// # client.connect(listener.local_addr()?)?;
+/// # event_loop.run()?;
+/// # Ok::<(), usockets::UsError>(())
+/// ```
+pub struct Socket<const SSL: bool, S: 'static = ()> {
+    /// `Rc`: the handle stays on the thread of its loop.
+    shell: Rc<Shell>,
+    id: u64,
+    _state: PhantomData<S>,
+}
+
+impl<const SSL: bool, S: 'static> Socket<SSL, S> {
+    #[inline]
+    pub(crate) fn new(shell: Rc<Shell>, id: u64) -> Self {
+        Self { shell, id, _state: PhantomData }
+    }
+
+    pub(crate) fn shell(&self) -> &Rc<Shell> {
+        &self.shell
+    }
+
+    /// The engine's socket, in whatever state.
+    #[inline]
+    pub(crate) fn raw(&self) -> Result<RawSocket<'_>, UsError> {
+        self.shell.live_socket(self.id)
+    }
+
+    /// The engine's socket if it is not closed.
+    fn live(&self) -> Result<RawSocket<'_>, UsError> {
+        let socket = self.raw()?;
+        match socket.state() {
+            State::Closing | State::Closed => Err(UsError::Closed),
+            _ => Ok(socket),
+        }
+    }
+
+    // -- Writing ------------------------------------------------------------------------------
+
+    /// Hands bytes to the system and returns how many it took: from 0 to all of them. Beneath:
+    /// `usx_socket_write`.
+    ///
+    /// After a short count, 0 included, [`on_writable`](crate::ContextBuilder::on_writable) tells
+    /// when there is room again, unless the socket is closed, not open yet, or shut down: those
+    /// take nothing. An error shows as a short count too, and `on_close` follows.
+    #[must_use = "what was not taken must be written again in `on_writable`"]
+    #[inline]
+    pub fn write(&self, data: &[u8]) -> usize {
+        self.raw().map_or(0, |socket| socket.write(data))
+    }
+
+    /// As [`write`](Self::write), for several slices in order. Returns the number of bytes taken of
+    /// all together.
+    #[must_use = "what was not taken must be written again in `on_writable`"]
+    pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> usize {
+        self.raw().map_or(0, |socket| socket.write_vectored(slices))
+    }
+
+    /// Whether a write came up short and `on_writable` is to come. Beneath:
+    /// `usx_socket_is_writable_pending`.
+    pub fn is_write_pending(&self) -> bool {
+        self.raw().is_ok_and(RawSocket::is_write_pending)
+    }
+
+    /// Ends our direction: the peer sees the end after all that was taken. Receiving goes on until
+    /// the peer ends too, when the socket closes. Beneath: `us_socket_shutdown`.
+    pub fn shutdown(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.shutdown();
+        }
+    }
+
+    /// Whether [`shutdown`](Self::shutdown) was called.
+    pub fn is_shut_down(&self) -> bool {
+        self.raw().is_ok_and(RawSocket::is_shut_down)
+    }
+
+    // -- Reading ------------------------------------------------------------------------------
+
+    /// Stops the delivery of data and of the peer's end, from now on. Timeouts go on. Nothing is
+    /// lost: what the peer sends waits in the system, and a hang-up too is only acted upon after
+    /// [`resume`](Self::resume) and when everything was delivered. Beneath: `usx_socket_pause`.
+    pub fn pause(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.pause();
+        }
+    }
+
+    /// Goes on after [`pause`](Self::pause). Beneath: `usx_socket_resume`.
+    pub fn resume(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.resume();
+        }
+    }
+
+    /// Whether the socket is paused.
+    pub fn is_paused(&self) -> bool {
+        self.raw().is_ok_and(RawSocket::is_paused)
+    }
+
+    /// Ends the direction from the peer: what has arrived is delivered, and then its end, as if the
+    /// peer had finished. Beneath: `us_socket_shutdown_read`.
+    pub fn shutdown_read(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.shutdown_read();
+        }
+    }
+
+    // -- Closing ------------------------------------------------------------------------------
+
+    /// Closes the connection; bytes that were taken are still sent. Beneath: `usx_socket_close`.
+    ///
+    /// It is closed at once for every observer: no data is delivered any more. `on_close` (or,
+    /// before the connection was made, `on_connect_error`) follows from the loop. No effect on a
+    /// closed socket.
+    pub fn close(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.close(false);
+        }
+    }
+
+    /// As [`close`](Self::close), but discards what was not sent yet, and the peer sees a reset.
+    pub fn reset(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.close(true);
+        }
+    }
+
+    /// Whether the socket is closed, or the handle is [stale](UsError::Stale).
+    pub fn is_closed(&self) -> bool {
+        self.live().is_err()
+    }
+
+    /// Whether the connection was made: `on_open` has been or is being called.
+    pub fn is_established(&self) -> bool {
+        self.raw().is_ok_and(RawSocket::is_established)
+    }
+
+    /// Why the socket is closed. `None` if it is not, and some time after `on_close`, when the
+    /// system's and the engine's resources have been given back.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        CloseReason::from_raw(self.raw().ok()?.close_reason())
+    }
+
+    // -- Timeouts -----------------------------------------------------------------------------
+
+    /// Calls [`on_timeout`](crate::ContextBuilder::on_timeout) once after this time, unless it is
+    /// set anew before; [`Duration::ZERO`] disarms. Never early, and a few milliseconds late at
+    /// most while the loop is not busy. O(1), and free of allocation: meant to be set anew with
+    /// every message. Beneath: `usx_socket_set_deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOption`](UsError::InvalidOption) beyond 50 days; [`Closed`](UsError::Closed),
+    /// [`Stale`](UsError::Stale), [`LoopClosed`](UsError::LoopClosed).
+    pub fn set_timeout(&self, after: Duration) -> Result<(), UsError> {
+        self.set_deadline(Deadline::Short, after)
+    }
+
+    /// A second timeout, independent of the first one:
+    /// [`on_long_timeout`](crate::ContextBuilder::on_long_timeout).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`set_timeout`](Self::set_timeout).
+    pub fn set_long_timeout(&self, after: Duration) -> Result<(), UsError> {
+        self.set_deadline(Deadline::Long, after)
+    }
+
+    fn set_deadline(&self, which: Deadline, after: Duration) -> Result<(), UsError> {
+        self.live()?
+            .set_deadline(which, nanoseconds(after))
+            .map_err(|_| UsError::invalid("timeout", "it is longer than 50 days"))
+    }
+
+    // -- State and relatives ------------------------------------------------------------------
+
+    /// Calls `f` with the socket's state.
+    ///
+    /// # Errors
+    ///
+    /// [`StateInUse`](UsError::StateInUse) inside a callback of this socket, which is lent the
+    /// state, or another such call; [`Closed`](UsError::Closed) or [`Stale`](UsError::Stale) once
+    /// the state was dropped after `on_close`; [`LoopClosed`](UsError::LoopClosed).
+    pub fn with_state<R>(&self, f: impl FnOnce(&mut S) -> R) -> Result<R, UsError> {
+        let slot = ext::socket_slot::<SSL, S>(self.raw()?)?;
+        // Before the loan, so that it ends last.
+        let _frame = Frame::enter(&self.shell);
+        let mut state = slot.lend()?;
+        Ok(f(&mut state))
+    }
+
+    /// A handle of the context that the socket is in.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongType`](UsError::WrongType) if its state is not a `T`; [`Stale`](UsError::Stale) once
+    /// the socket is gone; [`LoopClosed`](UsError::LoopClosed).
+    pub fn context<T: 'static>(&self) -> Result<SocketContext<SSL, T, S>, UsError> {
+        let context = self.raw()?.context();
+        ContextView::<SSL, T, S>::of(context)?;
+        context.retain();
+        Ok(SocketContext::from_counted(Rc::clone(&self.shell), context.id()))
+    }
+
+    /// The socket's loop.
+    pub fn event_loop(&self) -> LoopRef {
+        LoopRef::new(Rc::clone(&self.shell))
+    }
+
+    /// The socket's identity, for other threads. Beneath: `usx_socket_id`.
+    pub fn id(&self) -> SocketId<SSL, S> {
+        SocketId::new(self.shell.id(), self.id)
+    }
+
+    // -- Addresses and descriptor -------------------------------------------------------------
+
+    /// Our IP address. Beneath: `usx_socket_local_address`.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed), [`Stale`](UsError::Stale);
+    /// [`InvalidAddress`](UsError::InvalidAddress) for a Unix socket;
+    /// [`LoopClosed`](UsError::LoopClosed).
+    pub fn local_addr(&self) -> Result<SocketAddr, UsError> {
+        let address = self.live()?.local_address();
+        address.map_err(|source| UsError::io("local_addr", source))?.as_inet().ok_or_else(not_inet)
+    }
+
+    /// The peer's IP address. Beneath: `usx_socket_remote_address`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`local_addr`](Self::local_addr); [`UsError::Io`] before the connection is made.
+    pub fn peer_addr(&self) -> Result<SocketAddr, UsError> {
+        let address = self.live()?.peer_address();
+        address.map_err(|source| UsError::io("peer_addr", source))?.as_inet().ok_or_else(not_inet)
+    }
+
+    /// The peer's address if this is a Unix socket; most peers have none but an unnamed one.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`](UsError::InvalidAddress) for an IP socket; otherwise as for
+    /// [`peer_addr`](Self::peer_addr).
+    pub fn peer_unix_addr(&self) -> Result<std::os::unix::net::SocketAddr, UsError> {
+        let address = self.live()?.peer_address();
+        address.map_err(|source| UsError::io("peer_addr", source))?.as_unix().ok_or_else(not_unix)
+    }
+
+    /// Calls `f` with the descriptor, which stays open meanwhile whatever `f` does.
+    ///
+    /// It remains the engine's: reading or writing through it mixes up the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed), also while a name is being looked up;
+    /// [`Stale`](UsError::Stale), [`LoopClosed`](UsError::LoopClosed).
+    pub fn with_fd<R>(&self, f: impl FnOnce(BorrowedFd<'_>) -> R) -> Result<R, UsError> {
+        // Nobody knows whether `f` duplicates it.
+        self.live()?.share();
+        let fd = self.descriptor()?;
+        let _frame = Frame::enter(&self.shell);
+        Ok(f(fd))
+    }
+
+    /// The descriptor, for a use that does not keep it.
+    fn descriptor(&self) -> Result<BorrowedFd<'_>, UsError> {
+        self.live()?.descriptor().ok_or(UsError::Closed)
+    }
+
+    /// A second descriptor of the same connection, which stays open when the socket is closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_fd`](Self::with_fd); [`UsError::Io`] without descriptors.
+    pub fn try_clone_fd(&self) -> Result<OwnedFd, UsError> {
+        self.with_fd(|fd| fd.try_clone_to_owned())?
+            .map_err(|source| UsError::io("try_clone_fd", source))
+    }
+
+    /// The number of the descriptor, for logs and the like; it may be reused once the socket is
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_fd`](Self::with_fd).
+    pub fn as_raw_fd(&self) -> Result<RawFd, UsError> {
+        self.descriptor().map(|fd| fd.as_raw_fd())
+    }
+
+    /// Sends small segments at once (`TCP_NODELAY`), which is on from the beginning, or lets the
+    /// system collect them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_fd`](Self::with_fd); [`UsError::Io`] for a Unix socket.
+    pub fn set_nodelay(&self, on: bool) -> Result<(), UsError> {
+        let fd = self.descriptor()?;
+        SockRef::from(&fd).set_tcp_nodelay(on).map_err(|source| UsError::io("set_nodelay", source))
+    }
+
+    /// Lets the system probe a connection that was idle for this long (`SO_KEEPALIVE`), or, with
+    /// `None`, not. Rounded up to whole seconds.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`with_fd`](Self::with_fd); [`UsError::Io`] if the system refuses.
+    pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), UsError> {
+        let fd = self.descriptor()?;
+        let socket = SockRef::from(&fd);
+        let set = match idle {
+            None => socket.set_keepalive(false),
+            Some(idle) => {
+                // The system takes whole seconds, and refuses 0.
+                let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
+                let time = Duration::from_secs(seconds.max(1));
+                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))
+            }
+        };
+        set.map_err(|source| UsError::io("set_keepalive", source))
+    }
+
+    // -- Adoption -----------------------------------------------------------------------------
+
+    /// Moves the connection to another context of the same loop: for a change of protocol. Beneath:
+    /// `usx_socket_adopt_later`.
+    ///
+    /// From this call on handles of the old context are [`Stale`](UsError::Stale), and no event is
+    /// delivered. When the callback that is running has returned, the loop calls `convert` to make
+    /// the new state of the old one, moves the socket, drops the old state, and calls the target's
+    /// [`on_adopt`](crate::ContextBuilder::on_adopt) with the new handle. Timeouts are disarmed.
+    ///
+    /// `unread` is for use in `on_data` of this very socket: so many bytes at the end of the data
+    /// belong to the new protocol already, and are delivered first in the new context. Elsewhere it
+    /// is 0.
+    ///
+    /// If `convert` panics nothing moves, and the old handles are good again. If the socket is
+    /// closed before its turn comes, it is closed in its old context, and `convert` is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed) for a socket that is closed or not open yet,
+    /// [`Stale`](UsError::Stale) if it was adopted already, [`WrongLoop`](UsError::WrongLoop),
+    /// [`InvalidOption`](UsError::InvalidOption) for an `unread` beyond the data, [`UsError::Io`]
+    /// when out of memory, [`LoopClosed`](UsError::LoopClosed).
+    ///
+    /// ```
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// let event_loop = Loop::<()>::new()?;
+    /// let numbers = SocketContext::<false, (), u32>::builder()
+    ///     .on_data(|_, socket, sum, data| {
+    ///         *sum += data.iter().map(|digit| u32::from(digit - b'0')).sum::<u32>();
+    ///         if *sum == 10 {
+    ///             socket.close();
+    ///         }
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// let target = numbers.clone();
+    /// let greeter = SocketContext::<false>::builder()
+    ///     .on_data(move |_, socket, _, data| {
+    ///         // The greeting ends with a colon; what follows are numbers.
+    ///         let greeting = data.iter().position(|byte| *byte == b':').expect("a greeting");
+    ///         let unread = data.len() - greeting - 1;
+    ///         socket.adopt(&target, unread, |()| 4).expect("the socket is open");
+    ///         assert!(socket.is_closed()); // this handle is stale now
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// let listener = greeter.listen("127.0.0.1:0")?;
+    /// # let client = SocketContext::<false>::builder()
+    /// #     .on_open(|_, socket, _, _| assert_eq!(socket.write(b"hello:123"), 9))
+    /// #     .on_end(|_, socket, _| socket.event_loop().stop())
+    /// #     .build(&event_loop, ())?;
+    /// # client.connect(listener.local_addr()?)?;
+    /// event_loop.run()?;
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
+    pub fn adopt<T2: 'static, S2: 'static>(
+        &self,
+        target: &SocketContext<SSL, T2, S2>,
+        unread: usize,
+        convert: impl FnOnce(&mut S) -> S2 + 'static,
+    ) -> Result<(), UsError> {
+        crate::trampoline::adopt(self, target, unread, convert)
+    }
+}
+
+impl<const SSL: bool, S: 'static> Clone for Socket<SSL, S> {
+    fn clone(&self) -> Self {
+        Self::new(Rc::clone(&self.shell), self.id)
+    }
+}
+
+impl<const SSL: bool, S: 'static> PartialEq for Socket<SSL, S> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl<const SSL: bool, S: 'static> Eq for Socket<SSL, S> {}
+
+impl<const SSL: bool, S: 'static> Hash for Socket<SSL, S> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+impl<const SSL: bool, S: 'static> fmt::Debug for Socket<SSL, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("id", &self.id()).field("closed", &self.is_closed()).finish()
+    }
+}

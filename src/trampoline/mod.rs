@@ -1,0 +1,14 @@
+//! What C calls: each function makes safe arguments, calls the program, and maps the result.
+//!
+//! All of them run the program's code by [`Shell::callback`](crate::shell::Shell::callback) or
+//! [`Shell::destructor`](crate::shell::Shell::destructor), which open a frame and let no panic
+//! through.
+
+mod adopt;
+mod context;
+mod event_loop;
+mod socket;
+
+pub(crate) use adopt::adopt;
+pub(crate) use context::{create_context, release_context};
+pub(crate) use event_loop::{create_loop, set_iteration_hooks};
