@@ -41,6 +41,15 @@ pub trait ConnectTarget {
 }
 
 /// An address, or a name to be looked up and a port.
+///
+/// ```
+/// use usockets::Target;
+///
+/// // Text that is an address is one.
+/// assert_eq!(Target::name("127.0.0.1", 80)?, Target::address(([127, 0, 0, 1], 80)));
+/// assert!(Target::name("", 80).is_err());
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target(pub(crate) Where);
 

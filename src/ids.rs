@@ -13,6 +13,16 @@ use crate::ffi::State;
 use crate::socket::Socket;
 
 /// The identity of a loop: never used twice in a process.
+///
+/// ```
+/// use usockets::{Loop, SocketContext};
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
+/// assert_eq!(context.id().loop_id(), event_loop.id());
+/// assert_ne!(Loop::<()>::new()?.id(), event_loop.id());
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoopId(u64);
 

@@ -7,13 +7,35 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// How a socket came about, as [`on_open`](crate::ContextBuilder::on_open) is told.
+///
+/// ```
+/// use usockets::{Loop, Origin, SocketContext};
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let both_ends = SocketContext::<false, Vec<Origin>>::builder()
+///     .on_open(|origins, socket, _, info| {
+///         assert_eq!(info.is_client(), info.peer_addr().is_none());
+///         origins.push(info.origin());
+///         if origins.len() == 2 {
+///             socket.event_loop().stop();
+///         }
+///     })
+///     .build(&event_loop, Vec::new())?;
+/// let listener = both_ends.listen("127.0.0.1:0")?;
+/// both_ends.connect(listener.local_addr()?)?;
+/// event_loop.run()?;
+/// both_ends.with_state(|origins| {
+///     assert!(origins.contains(&Origin::Accepted) && origins.contains(&Origin::Connected));
+/// })?;
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenInfo {
     origin: Origin,
     peer: Option<SocketAddr>,
 }
 
-/// Where a socket came from.
+/// Where a socket came from: see [`OpenInfo`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
@@ -53,6 +75,30 @@ impl OpenInfo {
 /// [`accept_filter`](crate::ContextBuilder::accept_filter) to decide about.
 ///
 /// Dropping it lets the connection proceed, as [`accept`](Self::accept) does.
+///
+/// ```
+/// use std::net::IpAddr;
+/// use usockets::{Loop, SocketContext};
+///
+/// struct Guard { banned: Vec<IpAddr> }
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let context = SocketContext::<false, Guard>::builder()
+///     .accept_filter(|guard, incoming| {
+///         let is_banned = incoming.peer_addr().is_some_and(|peer| guard.banned.contains(&peer.ip()));
+///         if is_banned { incoming.refuse() } else { incoming.accept() }
+///     })
+///     .on_open(|_, _, _, _| unreachable!("this machine is banned"))
+///     .build(&event_loop, Guard { banned: vec!["127.0.0.1".parse().expect("an address")] })?;
+/// let listener = context.listen("127.0.0.1:0")?;
+///
+/// let client = SocketContext::<false>::builder()
+///     .on_close(|_, socket, _, _| socket.event_loop().stop())
+///     .build(&event_loop, ())?;
+/// client.connect(listener.local_addr()?)?;
+/// event_loop.run()?;
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 pub struct Incoming<'a> {
     fd: &'a Cell<Option<OwnedFd>>,
     borrowed: BorrowedFd<'a>,

@@ -155,6 +155,24 @@ impl<F: 'static, T: 'static> fmt::Debug for Poll<F, T> {
 }
 
 /// What can be done with a [`Poll`], by its owner and from inside its handler.
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use usockets::{Interest, Loop, Poll, PollRef, Ready};
+///
+/// fn writable(poll: &PollRef<UnixStream>, _state: &mut (), ready: Ready) {
+///     assert!(ready.is_writable() && !ready.is_error());
+///     poll.set_interest(Interest::NONE).expect("the loop is open");
+///     poll.event_loop().stop();
+/// }
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let (one, _other) = UnixStream::pair().expect("a pair");
+/// let poll = Poll::new(&event_loop, one, Interest::WRITABLE, (), writable)?;
+/// event_loop.run()?;
+/// assert_eq!(poll.interest(), Interest::NONE);
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 pub struct PollRef<F: 'static, T: 'static = ()> {
     block: PollBlock<F, T>,
 }
@@ -250,7 +268,7 @@ impl BitOr for Interest {
     }
 }
 
-/// What a [`Poll`] has found.
+/// What a [`Poll`] has found: several at once, perhaps. See [`PollRef`] for an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ready(i32);
 

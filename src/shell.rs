@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::panic::{self, AssertUnwindSafe};
-use std::ptr::NonNull;
-use std::rc::{Rc, Weak};
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
 
 use usockets_sys::us_loop_t;
 
@@ -16,7 +16,7 @@ use crate::ext;
 use crate::ffi::{RawLoop, RawSocket, Waker};
 use crate::ids::LoopId;
 use crate::job::Job;
-use crate::panics::PanicSlot;
+use crate::panics::{PanicSlot, Payload};
 use crate::remote::Remote;
 use crate::sync::Arc;
 
@@ -32,8 +32,8 @@ enum Phase {
 
 /// The state that all handles of a loop share. Nothing but `&Shell` ever exists of it.
 pub(crate) struct Shell {
-    /// Leads to the counts beside this very value.
-    this: Weak<Self>,
+    /// The address of this very value as its `Rc` has it, which leads to the counts beside it.
+    this: Cell<*const Self>,
     /// Some until the phase is `Closed`.
     engine: Cell<Option<NonNull<us_loop_t>>>,
     phase: Cell<Phase>,
@@ -56,8 +56,8 @@ impl Shell {
     ///
     /// The loop belongs to this thread and, from now on, to this shell.
     pub(crate) unsafe fn new(engine: NonNull<us_loop_t>, remote: Arc<Remote>) -> Rc<Self> {
-        Rc::new_cyclic(|this| Self {
-            this: Weak::clone(this),
+        let shell = Rc::new(Self {
+            this: Cell::new(ptr::null()),
             engine: Cell::new(Some(engine)),
             phase: Cell::new(Phase::Open),
             teardown_wanted: Cell::new(false),
@@ -67,7 +67,9 @@ impl Shell {
             local_jobs: LocalJobs::default(),
             inbox: Inbox::new(Arc::clone(&remote.queue)),
             remote,
-        })
+        });
+        shell.this.set(Rc::as_ptr(&shell));
+        shell
     }
 
     pub(crate) fn id(&self) -> LoopId {
@@ -77,11 +79,17 @@ impl Shell {
     /// The engine's loop, also while it is closing.
     #[inline]
     pub(crate) fn engine(&self) -> Result<RawLoop<'_>, UsError> {
-        let engine = self.engine.get().ok_or(UsError::LoopClosed)?;
+        let Some(engine) = self.any_engine() else { return Err(UsError::LoopClosed) };
+        Ok(engine)
+    }
+
+    #[inline]
+    fn any_engine(&self) -> Option<RawLoop<'_>> {
+        let engine = self.engine.get()?;
         // SAFETY: I6, I9: a shell never leaves its thread, and the loop is freed only after the
         // pointer was taken out of here, at a point where nobody can use an earlier one (see
         // `tear_down`).
-        Ok(unsafe { RawLoop::new(engine) })
+        Some(unsafe { RawLoop::new(engine) })
     }
 
     /// The engine's loop for making something new, and for objects that teardown frees.
@@ -96,10 +104,18 @@ impl Shell {
     }
 
     /// A socket that the program has a right to: neither gone nor on its way to another context.
-    #[inline]
     pub(crate) fn live_socket(&self, id: u64) -> Result<RawSocket<'_>, UsError> {
-        let socket = self.engine()?.find_socket(id).ok_or(UsError::Stale)?;
-        if socket.is_moving() { Err(UsError::Stale) } else { Ok(socket) }
+        match self.any_live_socket(id) {
+            Some(socket) => Ok(socket),
+            None if self.any_engine().is_none() => Err(UsError::LoopClosed),
+            None => Err(UsError::Stale),
+        }
+    }
+
+    /// The same without the reason.
+    #[inline]
+    pub(crate) fn any_live_socket(&self, id: u64) -> Option<RawSocket<'_>> {
+        self.any_engine()?.find_socket(id).filter(|socket| !socket.is_moving())
     }
 
     /// A reference to this shell that is not counted.
@@ -111,7 +127,7 @@ impl Shell {
     pub(crate) unsafe fn uncounted(&self) -> Rc<Self> {
         // SAFETY: every shell is in an `Rc` (see `new`), of which this is the address; the caller
         // vouches that the missing count is not missed.
-        unsafe { Rc::from_raw(self.this.as_ptr()) }
+        unsafe { Rc::from_raw(self.this.get()) }
     }
 
     /// Lends a handle to this very loop.
@@ -136,20 +152,32 @@ impl Shell {
         let _done = self.catch(code);
     }
 
+    /// No frame is opened here: C calls while the loop runs or is torn down, or inside a frame of
+    /// whoever called C. Either refuses to run the loop, and holds back teardown.
     #[inline]
     fn catch<R>(&self, code: impl FnOnce() -> R) -> Option<R> {
-        // Within a call of the engine, or of somebody who opened a frame: so this does not resume.
-        let _frame = Frame::enter(self);
+        debug_assert!(self.is_guarded(), "C called out of the blue: bug in usockets");
         match panic::catch_unwind(AssertUnwindSafe(code)) {
             Ok(value) => Some(value),
             Err(payload) => {
-                self.panics.store(payload);
-                if let Ok(engine) = self.engine() {
-                    engine.halt();
-                }
+                self.panicked(payload);
                 None
             }
         }
+    }
+
+    /// Keeps the panic for later, and lets C do no more than it must.
+    #[cold]
+    fn panicked(&self, payload: Payload) {
+        self.panics.store(payload);
+        if let Some(engine) = self.any_engine() {
+            engine.halt();
+        }
+    }
+
+    /// Whether a panic that is stored now will be resumed by somebody up the stack.
+    fn is_guarded(&self) -> bool {
+        self.calling.get() || self.any_engine().is_some_and(|engine| engine.frame_depth() > 0)
     }
 
     // -- Running ------------------------------------------------------------------------------
@@ -190,8 +218,7 @@ impl Shell {
     /// The owner was dropped: ends the loop, now or after the outermost frame.
     pub(crate) fn close(&self) {
         self.phase.set(Phase::Closing);
-        let in_frame = self.engine().is_ok_and(|engine| engine.frame_depth() > 0);
-        if in_frame || self.calling.get() {
+        if self.is_guarded() {
             self.teardown_wanted.set(true);
         } else {
             self.tear_down();
@@ -240,7 +267,7 @@ pub(crate) struct Frame<'a> {
 impl<'a> Frame<'a> {
     #[inline]
     pub(crate) fn enter(shell: &'a Shell) -> Self {
-        let engine = shell.engine().ok();
+        let engine = shell.any_engine();
         if let Some(engine) = engine {
             engine.frame_enter();
         }

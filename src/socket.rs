@@ -115,7 +115,7 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     #[must_use = "what was not taken must be written again in `on_writable`"]
     #[inline]
     pub fn write(&self, data: &[u8]) -> usize {
-        self.raw().map_or(0, |socket| socket.write(data))
+        self.shell.any_live_socket(self.id).map_or(0, |socket| socket.write(data))
     }
 
     /// As [`write`](Self::write), for several slices in order. Returns the number of bytes taken of
@@ -146,9 +146,13 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
 
     // -- Reading ------------------------------------------------------------------------------
 
-    /// Stops the delivery of data and of the peer's end, from now on. Timeouts go on. Nothing is
-    /// lost: what the peer sends waits in the system, and a hang-up too is only acted upon after
-    /// [`resume`](Self::resume) and when everything was delivered. Beneath: `usx_socket_pause`.
+    /// Stops the delivery of data and of the peer's end, from now on. Timeouts go on. Beneath:
+    /// `usx_socket_pause`.
+    ///
+    /// Nothing is lost: what the peer sends waits in the system, and a hang-up too is only acted upon
+    /// after [`resume`](Self::resume), when everything was delivered. The exception is a socket that
+    /// [waits for room](Self::is_write_pending) and has not been [shut down](Self::shutdown): a hang-up
+    /// closes it at once, because the room for which it would resume will never come.
     pub fn pause(&self) {
         if let Ok(socket) = self.raw() {
             socket.pause();

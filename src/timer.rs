@@ -87,6 +87,26 @@ impl<T: 'static> fmt::Debug for Timer<T> {
 }
 
 /// What can be done with a [`Timer`], by its owner and from inside its closure.
+///
+/// ```
+/// use std::time::Duration;
+/// use usockets::{Loop, Timer, TimerRef};
+///
+/// /// Waits twice as long every time, and gives up after three times.
+/// fn back_off(timer: &TimerRef<Duration>, delay: &mut Duration) {
+///     *delay *= 2;
+///     if *delay <= Duration::from_millis(8) {
+///         timer.rearm(*delay, None).expect("the loop is open");
+///     }
+/// }
+///
+/// let event_loop = Loop::<()>::new()?;
+/// let timer = Timer::new(&event_loop, Duration::from_millis(1))?;
+/// timer.set(Duration::from_millis(1), None, back_off)?;
+/// event_loop.run()?;
+/// assert_eq!(timer.with_state(|delay| delay.as_millis())?, 16);
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 pub struct TimerRef<T: 'static = ()> {
     block: TimerBlock<T>,
 }

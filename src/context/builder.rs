@@ -1,3 +1,5 @@
+//! How a context is made.
+
 use std::fmt;
 use std::rc::Rc;
 

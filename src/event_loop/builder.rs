@@ -1,3 +1,5 @@
+//! How a loop is made.
+
 use std::any::TypeId;
 use std::num::NonZeroUsize;
 
@@ -9,6 +11,14 @@ use crate::registry;
 use crate::remote::Remote;
 
 /// How a loop waits for events.
+///
+/// ```
+/// use usockets::{Backend, Loop};
+///
+/// let event_loop = Loop::<()>::new()?;
+/// assert_ne!(event_loop.backend(), Backend::Auto); // it says which one it became
+/// # Ok::<(), usockets::UsError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Backend {

@@ -1,3 +1,5 @@
+//! The handle of a loop on any thread.
+
 use std::fmt;
 use std::marker::PhantomData;
 

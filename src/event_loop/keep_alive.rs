@@ -1,3 +1,5 @@
+//! A reason to run that is no object.
+
 use std::fmt;
 use std::rc::Rc;
 

@@ -1,3 +1,5 @@
+//! The handle of a loop on its own thread.
+
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Counts.
+
 use usockets_sys as sys;
 
 /// What a loop has done since it was made, and what it has now.

@@ -1,3 +1,5 @@
+//! The owner of a loop, who runs it.
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;

@@ -1,3 +1,5 @@
+//! The ext of contexts: state, callbacks, factory; and the place of the states of their sockets.
+
 use std::any::TypeId;
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -1,3 +1,5 @@
+//! The ext of loops: the shell, and the state of the program.
+
 use std::any::TypeId;
 use std::cell::Cell;
 use std::mem::MaybeUninit;

@@ -1,3 +1,5 @@
+//! The ext of polls: handler, source and state; and how these survive what the handler does.
+
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::marker::PhantomData;
@@ -274,7 +276,7 @@ unsafe extern "C" fn ready<F: 'static, T: 'static>(raw: *mut us_poll_t, events: 
         _state: PhantomData,
     }));
     shell.callback(|| {
-        if let Ok(mut state) = view.state().lend() {
+        if let Some(mut state) = view.state().try_lend() {
             handler(&lent, &mut state, Ready::from_raw(events));
         }
     });

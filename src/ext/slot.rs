@@ -1,3 +1,5 @@
+//! A place for one value, which knows whether there is one and whether it is lent.
+
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
@@ -79,14 +81,20 @@ impl<'a, V> Slot<'a, V> {
     ///
     /// `Err` is [`StateInUse`](UsError::StateInUse) or, if there is no value,
     /// [`Closed`](UsError::Closed).
-    #[inline]
     pub(crate) fn lend(self) -> Result<Lent<'a, V>, UsError> {
+        let is_lent = self.flags.get() & LENT != 0;
+        self.try_lend().ok_or(if is_lent { UsError::StateInUse } else { UsError::Closed })
+    }
+
+    /// The same without the reason.
+    #[inline]
+    pub(crate) fn try_lend(self) -> Option<Lent<'a, V>> {
         let flags = self.flags.get();
         if flags & (PRESENT | LENT) != PRESENT {
-            return Err(if flags & LENT != 0 { UsError::StateInUse } else { UsError::Closed });
+            return None;
         }
         self.flags.set(flags | LENT);
-        Ok(Lent { slot: self })
+        Some(Lent { slot: self })
     }
 }
 

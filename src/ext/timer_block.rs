@@ -1,3 +1,5 @@
+//! The ext of timers: closure and state; and how these survive what the closure does.
+
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, MaybeUninit};
@@ -262,7 +264,7 @@ unsafe extern "C" fn fired<T: 'static>(raw: *mut us_timer_t) {
         _state: PhantomData,
     }));
     shell.callback(|| {
-        if let Ok(mut state) = view.state().lend() {
+        if let Some(mut state) = view.state().try_lend() {
             closure(&lent, &mut state);
         }
     });

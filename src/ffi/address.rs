@@ -1,3 +1,5 @@
+//! Socket addresses, as the system has them.
+
 use std::ffi::c_int;
 use std::io;
 use std::net::SocketAddr;

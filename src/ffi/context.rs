@@ -1,3 +1,5 @@
+//! Contexts and listeners of the engine.
+
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::io;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};

@@ -1,3 +1,5 @@
+//! Loops of the engine.
+
 use std::ffi::{c_int, c_uint, c_void};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};

@@ -1,3 +1,5 @@
+//! Polls of the engine.
+
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::RawFd;

@@ -1,3 +1,5 @@
+//! Sockets of the engine.
+
 use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::{self, IoSlice};

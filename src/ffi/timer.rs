@@ -1,3 +1,5 @@
+//! Timers of the engine.
+
 use std::ffi::c_void;
 use std::ptr::NonNull;
 

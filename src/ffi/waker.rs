@@ -1,3 +1,5 @@
+//! The object by which any thread wakes a loop.
+
 use std::fmt;
 use std::ptr::NonNull;
 

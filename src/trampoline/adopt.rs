@@ -1,3 +1,5 @@
+//! What the move of a socket to another context calls.
+
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -97,7 +99,7 @@ where
         // SAFETY: C calls with the socket of `adopt`, whose state is an `S`.
         let state = unsafe { Self::old_state(raw) };
         let convert = this.convert.take();
-        let made = shell.callback(|| Some(convert?(&mut *state.lend().ok()?))).flatten();
+        let made = shell.callback(|| Some(convert?(&mut *state.try_lend()?))).flatten();
         // The old state leaves the memory that is about to move.
         if let Some(made) = made {
             if let Some(old) = state.take() {

@@ -1,3 +1,5 @@
+//! What a context calls: about incoming connections, and at its end.
+
 use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -87,7 +89,7 @@ fn filter<const SSL: bool, T: 'static, S: 'static>(
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
     let (owned, refused) = (Cell::new(Some(fd)), Cell::new(false));
     let decided = shell.callback(|| {
-        let Ok(mut state) = view.state().lend() else { return };
+        let Some(mut state) = view.state().try_lend() else { return };
         // SAFETY: I2: the state is lent, for as long as the filter runs.
         let callbacks = unsafe { view.callbacks() };
         if let Some(filter) = callbacks.and_then(|callbacks| callbacks.accept_filter.as_mut()) {

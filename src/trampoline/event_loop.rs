@@ -1,3 +1,5 @@
+//! What a loop calls: for jobs and around iterations.
+
 use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::rc::Rc;

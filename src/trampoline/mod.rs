@@ -1,8 +1,7 @@
 //! What C calls: each function makes safe arguments, calls the program, and maps the result.
 //!
 //! All of them run the program's code by [`Shell::callback`](crate::shell::Shell::callback) or
-//! [`Shell::destructor`](crate::shell::Shell::destructor), which open a frame and let no panic
-//! through.
+//! [`Shell::destructor`](crate::shell::Shell::destructor), which let no panic through.
 
 mod adopt;
 mod context;

@@ -1,3 +1,5 @@
+//! What a socket calls.
+
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
@@ -73,8 +75,8 @@ impl<'a, const SSL: bool, T: 'static, S: 'static> Scene<'a, SSL, T, S> {
         callback: impl FnOnce(&mut Callbacks<SSL, T, S>, &mut T, &Socket<SSL, S>, &mut S),
     ) {
         self.shell.callback(|| {
-            let Ok(mut context_state) = self.context.state().lend() else { return };
-            let Ok(mut state) = self.state.lend() else { return };
+            let Some(mut context_state) = self.context.state().try_lend() else { return };
+            let Some(mut state) = self.state.try_lend() else { return };
             // SAFETY: I2: the context's state is lent, for as long as the callback runs.
             let Some(callbacks) = (unsafe { self.context.callbacks() }) else { return };
             callback(callbacks, &mut context_state, &self.handle, &mut state);
