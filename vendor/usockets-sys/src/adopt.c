@@ -146,24 +146,27 @@ static void go_on(struct us_loop_t *loop, struct us_socket_t *s) {
  * remembered. */
 static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct us_socket_context_t *target) {
     struct socket_cold *cold = s->cold;
+    struct us_socket_context_t *source = s->context;
     struct usx_adoption functions = cold->move_functions;
     void *argument = cold->move_argument;
+    source->references++; /* it outlives the functions, even if this was its last socket */
     int refused = functions.before(s, argument);
     s->flags &= (uint16_t) ~S_MOVING;
+    struct us_socket_t *moved = NULL;
+    /* A socket that was closed without callbacks meanwhile has left its context already. */
+    if (!refused && !(s->flags & S_CLOSED)) {
+        moved = us_internal_socket_move(s, target, cold->move_ext_size);
+    }
     if (refused) {
         go_on(loop, s);
-        return;
-    }
-    /* Closed without callbacks meanwhile: it has left its context already. */
-    struct us_socket_t *moved =
-        s->flags & S_CLOSED ? NULL : us_internal_socket_move(s, target, cold->move_ext_size);
-    if (moved) {
+    } else if (moved) {
         go_on(loop, moved);
         functions.after(moved, argument);
     } else {
         functions.dropped(s, argument);
         us_internal_socket_close_now(s, USX_REASON_ERROR, loop->last_error);
     }
+    us_internal_context_unreference(source);
 }
 
 void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s) {

@@ -153,7 +153,7 @@ void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s) {
         us_internal_adoption_effect(loop, s);
     } else if (s->flags & S_CLOSING) {
         finish(s, (struct close_words){0, NULL});
-    } else if (s->flags & S_OPENING) {
+    } else if ((s->flags & (S_OPENING | S_CLOSED)) == S_OPENING) {
         open_now(loop, s);
     }
 }

@@ -189,7 +189,10 @@ static void reading_stopped(struct us_loop_t *loop, struct us_socket_t *s, unsig
 static void write_ready(struct us_loop_t *loop, struct us_socket_t *s) {
     uint32_t slot = s->p.slot;
     s->flags &= (uint16_t) ~S_WRITE_SHORT;
-    if (s->context->on.on_writable) {
+    /* After a shutdown there is nothing to write. Programs of libusockets.h are told all the same: they count on one call
+     * after every short write. */
+    int wanted = !(s->flags & S_SHUT && s->context->deferring);
+    if (wanted && s->context->on.on_writable) {
         s->context->on.on_writable(s);
         s = us_internal_slot_socket(loop, slot);
     }

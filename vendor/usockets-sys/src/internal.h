@@ -526,7 +526,7 @@ static inline int us_internal_socket_gone(const struct us_socket_t *s) {
     return (s->flags & (S_CLOSING | S_CLOSED)) != 0;
 }
 /* Changes interest; a failure closes the socket in a later dispatch. */
-void us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
+int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
 /* Something on this socket failed for good: it is closed in a later dispatch, with `error` as the reason. */
 void us_internal_socket_fail_later(struct us_socket_t *s, int error);
 /* Closes by the program, as a pending effect. */

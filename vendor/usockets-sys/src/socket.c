@@ -88,21 +88,20 @@ void us_internal_socket_fail_later(struct us_socket_t *s, int error) {
     us_internal_ready_push(s->context->loop, s, BACKEND_ERROR);
 }
 
-static void set_interest(struct us_socket_t *s, unsigned int interest) {
+int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
     int result = us_internal_poll_interest(s->context->loop, &s->p, interest);
     if (result < 0) {
+        /* Events are filtered by what was asked for, until the failure closes the socket. */
+        s->p.interest = (uint8_t) interest;
         us_internal_socket_fail_later(s, -result);
     }
-}
-
-void us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
-    set_interest(s, interest);
+    return result;
 }
 
 /* A send that did not take everything. */
 static void came_short(struct us_socket_t *s) {
     s->flags |= S_WRITE_SHORT;
-    set_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
+    us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
 }
 
 /* Bytes that one send took of `slices`; sets *blocked when nothing more goes now. */
@@ -206,7 +205,7 @@ void us_socket_shutdown(int ssl, struct us_socket_t *s) {
     }
     struct us_loop_t *loop = s->context->loop;
     int result = loop->backend->shutdown(loop, &s->p, SHUT_WR);
-    s->flags |= S_SHUT;
+    s->flags = (uint16_t) ((s->flags & ~S_WRITE_SHORT) | S_SHUT);
     if (result < 0 && result != -ENOTCONN) {
         us_internal_socket_fail_later(s, -result);
     } else if (s->flags & S_END_SEEN) {
@@ -234,7 +233,7 @@ void us_socket_shutdown_read(int ssl, struct us_socket_t *s) {
 void usx_socket_pause(struct us_socket_t *s) {
     s->flags |= S_PAUSED;
     if (!(s->flags & S_NO_INTEREST)) {
-        set_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_READABLE);
+        us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_READABLE);
     }
 }
 
@@ -246,7 +245,7 @@ void usx_socket_resume(struct us_socket_t *s) {
     if (s->flags & S_NO_INTEREST) {
         return;
     }
-    set_interest(s, s->p.interest | LIBUS_SOCKET_READABLE);
+    us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_READABLE);
     if (s->flags & S_HANGUP) {
         us_internal_ready_push(s->context->loop, s, BACKEND_READABLE | BACKEND_HANGUP);
     } else if (s->cold && s->cold->kept_input) {

@@ -159,6 +159,10 @@ static void put_back(struct us_loop_t *loop, struct wheel *wheel, struct us_sock
 static void fire(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t *s, uint32_t tick) {
     struct us_socket_context_t *context = s->context;
     uint32_t slot = s->p.slot;
+    if (s->flags & S_MOVING) {
+        us_internal_wheel_insert(loop, wheel, s, tick + 1); /* if the move is refused, they are still due */
+        return;
+    }
     int short_due = is_due(s->short_time, tick);
     uint32_t long_time = is_due(s->long_time, tick) ? s->long_time : 0;
     if (short_due) {

@@ -32,6 +32,8 @@ void scenario_close_deferring(void);
 void scenario_listen(void);
 void scenario_adopt(void);
 void scenario_adopt_later(void);
+
+/* fault_time.c */
 void scenario_timers(void);
 void scenario_timeouts(void);
 void scenario_wakeups(void);
@@ -39,6 +41,8 @@ void scenario_polls(void);
 
 /* A loop, or NULL with an error that was told. */
 struct us_loop_t *fault_loop(int test_clock);
+/* A loop with contexts for one or two sides; NULL: the case has ended, nothing is left to do. */
+struct us_loop_t *fault_begin(struct side *a, struct side *b, int test_clock);
 /* Waits until a raw client of the side was accepted (1), or refused or cut off (0). */
 int fault_open(struct side *server, int port, int *fd);
 

@@ -44,10 +44,11 @@ static struct us_socket_t *send_more(struct side *side, struct us_socket_t *s) {
     while (echo.sent < TOTAL) {
         size_t length = TOTAL - echo.sent < CHUNK ? TOTAL - echo.sent : CHUNK;
         pattern_fill(chunk, echo.sent, length);
-        int half = (int) length / 2;
+        int size = (int) length;
+        int half = size / 2;
         int written = echo.sent / CHUNK % 2
-                          ? us_socket_write(ssl, s, chunk, (int) length, 0)
-                          : us_socket_write2(ssl, s, chunk, half, chunk + half, (int) length - half);
+                          ? us_socket_write(ssl, s, chunk, size, 0)
+                          : us_socket_write2(ssl, s, chunk, half, chunk + half, size - half);
         ASSERT_GE(written, 0);
         echo.sent += (size_t) written;
         if ((size_t) written < length) {

@@ -83,6 +83,7 @@ static int run_case(struct sweep *sweep, uint64_t number) {
     sweep->scenario->run();
     uint64_t calls = usx_fault_calls();
     usx_fault_set(NULL);
+    alarm(0);
     if (sweep->look_for_leak && __lsan_do_recoverable_leak_check != NULL &&
         __lsan_do_recoverable_leak_check()) {
         harness_failed(__FILE__, __LINE__, "a leak");
@@ -109,11 +110,12 @@ HARNESS_NORETURN static void run_cases(struct sweep *sweep) {
 
 static void begin(struct sweep *sweep) {
     fflush(stdout);
-    sweep->pid = fork();
-    ASSERT_SYS(sweep->pid);
-    if (sweep->pid == 0) {
+    pid_t pid = fork();
+    ASSERT_SYS(pid);
+    if (pid == 0) {
         run_cases(sweep);
     }
+    sweep->pid = pid;
 }
 
 /* The process has ended. Decides whether another one must go on. */

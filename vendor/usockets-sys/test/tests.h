@@ -135,6 +135,8 @@ TEST(close_passes_code_and_reason_and_answers_what_the_handler_does)
 TEST(calls_on_a_closed_socket_are_harmless)
 TEST(socket_closed_in_a_handler_stays_readable_until_after_post)
 TEST(closing_other_sockets_drops_their_fetched_events)
+
+/* test_contexts.c */
 TEST(closing_a_context_reaches_all_although_handlers_close_siblings)
 TEST(closing_a_context_inside_its_own_close_handlers)
 TEST(child_and_parent_are_freed_in_either_order)
@@ -316,6 +318,10 @@ TEST(halt_is_ignored_during_teardown)
 TEST(teardown_inside_a_run_is_refused)
 TEST(teardown_of_ordinary_contexts_calls_their_handlers)
 TEST(teardown_twice_is_harmless)
+
+/* test_random.c */
+TEST(random_operations_keep_every_promise)
+TEST(random_operations_in_deferring_contexts_keep_every_promise)
 
 /* test_threads.c */
 TEST(wakeups_from_threads_are_never_lost)
