@@ -97,7 +97,7 @@ pub(crate) struct Queue<J, W> {
     /// `state.expected`, for the loop to read without the mutex. It falls after the phase has changed
     /// for the job that came of it: whoever sees none expected sees that job.
     expected: AtomicUsize,
-    /// Most jobs that `push` lets in.
+    /// Most jobs that `try_push` lets in.
     capacity: usize,
     waker: W,
 }
@@ -116,7 +116,7 @@ struct State<J> {
 }
 
 impl<J, W: Wake> Queue<J, W> {
-    /// A queue of at most `capacity` jobs, or as many as there is memory for.
+    /// A queue that `try_push` fills up to `capacity`; without one there is no limit.
     pub(crate) fn new(waker: W, capacity: Option<NonZeroUsize>) -> Self {
         let state = State {
             unrun: VecDeque::new(),
@@ -136,11 +136,21 @@ impl<J, W: Wake> Queue<J, W> {
 
     /// Queues a job, and wakes the loop if it sleeps.
     pub(crate) fn push(&self, job: J) -> Result<(), Rejected<J>> {
+        self.push_within(usize::MAX, job)
+    }
+
+    /// The same, unless as many jobs wait as the capacity says.
+    pub(crate) fn try_push(&self, job: J) -> Result<(), Rejected<J>> {
+        self.push_within(self.capacity, job)
+    }
+
+    #[inline]
+    fn push_within(&self, capacity: usize, job: J) -> Result<(), Rejected<J>> {
         let mut state = self.lock();
         if state.closed {
             return Err(Rejected::Closed(job));
         }
-        if state.len() >= self.capacity {
+        if state.len() >= capacity {
             return Err(Rejected::Full(job));
         }
         state.jobs.push(job);
@@ -261,8 +271,9 @@ impl<J, W: Wake> Inbox<J, W> {
     /// when they no longer are.
     pub(crate) fn has_work(&self, park: bool, keep_alive: impl FnOnce(i32)) -> bool {
         let expecting = self.queue.expected.load(Ordering::Acquire) > 0;
-        let news = expecting != self.holds.replace(expecting);
+        let news = expecting != self.holds.get();
         if news {
+            self.holds.set(expecting);
             keep_alive(if expecting { 1 } else { -1 });
         }
         let queued = if park { !self.park() } else { !self.is_empty() };
@@ -288,6 +299,12 @@ impl<J, W: Wake> Inbox<J, W> {
     /// Whether there is nothing to take.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.phase.load(Ordering::Relaxed) != WAITING
+    }
+
+    /// Whether a batch would be empty and nothing changes by taking it: jobs are rare, and there is none.
+    #[inline]
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm_turns.get() == CALM_TURNS && self.queue.phase.load(Ordering::Relaxed) == PARKED
     }
 
     /// Takes the jobs of one turn, at most `budget`; what is left when the batch is dropped goes back

@@ -159,6 +159,23 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         let id = crate::trampoline::create_context(shell, self.callbacks, self.factory, state)?;
         Ok(SocketContext::from_counted(Rc::clone(shell), id))
     }
+
+    /// Makes a context of the same loop as `parent`, with callbacks and states of its own, for sockets that
+    /// `parent` will hand over by [`adopt`](Socket::adopt): what an upgraded connection goes on in.
+    ///
+    /// It does not depend on `parent` afterwards; either may go first. Beneath: what
+    /// `us_create_child_socket_context` is for programs in C.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_child<T2: 'static, S2: 'static>(
+        self,
+        parent: &SocketContext<SSL, T2, S2>,
+        state: T,
+    ) -> Result<SocketContext<SSL, T, S>, UsError> {
+        self.build(&parent.event_loop(), state)
+    }
 }
 
 impl<const SSL: bool, T: 'static, S: 'static> fmt::Debug for ContextBuilder<SSL, T, S> {

@@ -54,7 +54,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// Listens on a Unix socket: a path or, on Linux, an abstract name, which is a path that begins
     /// with a NUL.
     ///
-    /// A socket that is at the path already is replaced; any other file is not. The file is created
+    /// A socket file that nobody listens on any more is replaced; any other file is not. The file is created
     /// with mode 0700 less the umask, and removed when the listener closes.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     ///
     /// # Errors
     ///
-    /// [`UsError::Io`] if it cannot be polled or without memory,
+    /// [`UsError::Io`] if it is no stream socket or without memory,
     /// [`LoopClosed`](UsError::LoopClosed). The descriptor is closed then.
     ///
     /// # Panics

@@ -94,7 +94,7 @@ impl LoopBuilder {
         self
     }
 
-    /// Limits how many jobs of other threads may wait at once; more are refused with
+    /// How many jobs may wait at once before [`try_defer`](crate::LoopHandle::try_defer) refuses more with
     /// [`QueueFull`](UsError::QueueFull). 0 and the default: no limit.
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
         self.queue_capacity = NonZeroUsize::new(jobs);

@@ -92,20 +92,40 @@ impl<T: 'static> LoopHandle<T> {
     ///
     /// # Errors
     ///
-    /// The job, with [`LoopClosed`](UsError::LoopClosed) or, beyond the
-    /// [capacity](crate::LoopBuilder::queue_capacity) of the queue,
-    /// [`QueueFull`](UsError::QueueFull).
+    /// The job, with [`LoopClosed`](UsError::LoopClosed).
     pub fn defer<F>(&self, job: F) -> Result<(), DeferError<F>>
     where
         F: FnOnce(&LoopRef) + Send + 'static,
     {
-        self.remote.queue.push(Job::new(job)).map_err(|rejected| {
-            let full = matches!(rejected, Rejected::Full(_));
-            let job = rejected.into_job().downcast::<F>().unwrap_or_else(|_| {
-                unreachable!("the queue gives back the job it was given: bug in usockets")
-            });
-            if full { DeferError::full(job) } else { DeferError::closed(job) }
-        })
+        self.remote.queue.push(Job::new(job)).map_err(DeferError::from_rejected)
+    }
+
+    /// As [`defer`](Self::defer), but refuses the job when as many wait as the
+    /// [capacity](crate::LoopBuilder::queue_capacity) of the queue says: for work that is better shed than
+    /// piled up.
+    ///
+    /// # Errors
+    ///
+    /// The job, with [`LoopClosed`](UsError::LoopClosed) or [`QueueFull`](UsError::QueueFull).
+    ///
+    /// ```
+    /// use usockets::{Loop, UsError};
+    ///
+    /// let event_loop = Loop::<()>::builder().queue_capacity(1).build(())?;
+    /// let handle = event_loop.handle();
+    /// handle.try_defer(|_| println!("first"))?;
+    /// let error = handle.try_defer(|_| println!("second")).expect_err("one waits already");
+    /// assert!(matches!(error.reason(), UsError::QueueFull));
+    /// event_loop.run()?;
+    /// handle.try_defer(error.into_job())?;
+    /// event_loop.run()?;
+    /// # Ok::<(), UsError>(())
+    /// ```
+    pub fn try_defer<F>(&self, job: F) -> Result<(), DeferError<F>>
+    where
+        F: FnOnce(&LoopRef) + Send + 'static,
+    {
+        self.remote.queue.try_push(Job::new(job)).map_err(DeferError::from_rejected)
     }
 
     /// Calls `f` on the loop and waits for its result.
@@ -116,9 +136,9 @@ impl<T: 'static> LoopHandle<T> {
     ///
     /// # Errors
     ///
-    /// [`LoopClosed`](UsError::LoopClosed) if the loop is gone or goes before it has called `f`,
-    /// [`QueueFull`](UsError::QueueFull), and [`JobPanicked`](UsError::JobPanicked) if `f`
-    /// panicked, which then also panics out of [`run`](crate::Loop::run).
+    /// [`LoopClosed`](UsError::LoopClosed) if the loop is gone or goes before it has called `f`, and
+    /// [`JobPanicked`](UsError::JobPanicked) if `f` panicked, which then also panics out of
+    /// [`run`](crate::Loop::run).
     pub fn run_on_loop<R, F>(&self, f: F) -> Result<R, UsError>
     where
         R: Send + 'static,
@@ -238,8 +258,15 @@ impl<F> DeferError<F> {
         Self { job, full: false }
     }
 
-    pub(super) fn full(job: F) -> Self {
-        Self { job, full: true }
+    fn from_rejected(rejected: Rejected<Job<LoopRef>>) -> Self
+    where
+        F: FnOnce(&LoopRef) + Send + 'static,
+    {
+        let full = matches!(rejected, Rejected::Full(_));
+        let job = rejected.into_job().downcast::<F>().unwrap_or_else(|_| {
+            unreachable!("the queue gives back the job it was given: bug in usockets")
+        });
+        Self { job, full }
     }
 
     /// The job.

@@ -51,7 +51,14 @@ pub(crate) fn has_jobs(shell: &Shell, park: bool) -> bool {
 /// budget.
 ///
 /// What is left after a panic or when the budget is used up stays where it is for the next turn.
+#[inline]
 pub(crate) fn run_jobs(shell: &Shell) {
+    if !(shell.inbox.is_calm() && shell.local_jobs.is_empty() && !shell.remote.has_request()) {
+        run_queued_jobs(shell);
+    }
+}
+
+fn run_queued_jobs(shell: &Shell) {
     if shell.remote.take_stop() {
         if let Ok(engine) = shell.engine() {
             engine.stop();

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::SigId;
+use signal_hook::consts::FORBIDDEN;
 use signal_hook::low_level::{pipe, unregister};
 
 use super::LoopRef;
@@ -39,6 +40,10 @@ pub(super) fn watch(
     mut handler: impl FnMut(&LoopRef, i32) + 'static,
 ) -> Result<SignalWatch, UsError> {
     let error = |source| UsError::io("on_signal", source);
+    if FORBIDDEN.contains(&signal) {
+        // Asked for these, signal-hook would panic.
+        return Err(error(ErrorKind::InvalidInput.into()));
+    }
     let (receiver, sender) = UnixStream::pair().map_err(error)?;
     receiver.set_nonblocking(true).map_err(error)?;
     let poll =

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use super::{Slot, ext_size};
 use crate::error::UsError;
-use crate::ffi::{RawContext, RawLoop, RawSocket};
+use crate::ffi::{RawContext, RawLoop, RawSocket, SocketView};
 use crate::incoming::{Incoming, OpenInfo};
 use crate::reason::CloseReason;
 use crate::shell::Shell;
@@ -175,6 +175,16 @@ impl<'a, const SSL: bool, T: 'static, S: 'static> ContextView<'a, SSL, T, S> {
         Self { block: context.ext().cast(), _alive: PhantomData }
     }
 
+    /// The context of a socket for which C calls.
+    ///
+    /// # Safety
+    ///
+    /// The context has these types.
+    #[inline]
+    pub(crate) unsafe fn of_socket_unchecked(socket: &SocketView<'a>) -> Self {
+        Self { block: socket.context_ext.cast(), _alive: PhantomData }
+    }
+
     /// The shell of the loop.
     #[inline]
     pub(crate) fn shell(self) -> &'a Shell {
@@ -281,4 +291,15 @@ pub(crate) unsafe fn socket_slot_unchecked<'a, S>(socket: RawSocket<'a>) -> Slot
     // SAFETY: I4: sockets of a context are made with the ext that its `S` needs; only these two
     // functions hand out the place.
     unsafe { Slot::new(socket.flags(), socket.ext().cast().as_ptr()) }
+}
+
+/// The place of the state of a socket for which C calls.
+///
+/// # Safety
+///
+/// The socket's context was made for sockets with an `S`.
+#[inline]
+pub(crate) unsafe fn viewed_slot_unchecked<'a, S>(socket: &SocketView<'a>) -> Slot<'a, S> {
+    // SAFETY: I4: as in `socket_slot_unchecked`.
+    unsafe { Slot::new(socket.flags, socket.ext.cast().as_ptr()) }
 }

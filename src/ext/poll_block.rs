@@ -44,7 +44,8 @@ struct Content<F: 'static, T: 'static> {
 pub(crate) struct PollBlock<F: 'static, T: 'static> {
     raw: NonNull<us_poll_t>,
     shell: Rc<Shell>,
-    source: Rc<F>,
+    /// Dropped in a frame: the last reference to what may be code of the program.
+    source: ManuallyDrop<Rc<F>>,
     /// `close` was called.
     closed: Cell<bool>,
     _state: PhantomData<T>,
@@ -93,7 +94,7 @@ impl<F: AsFd + 'static, T: 'static> PollBlock<F, T> {
         Ok(Self {
             raw,
             shell: Rc::clone(shell),
-            source,
+            source: ManuallyDrop::new(source),
             closed: Cell::new(false),
             _state: PhantomData,
         })
@@ -166,6 +167,14 @@ impl<F: 'static, T: 'static> PollBlock<F, T> {
     /// One more reference to the source, of which a closed poll has the only one.
     pub(crate) fn share_source(&self) -> Rc<F> {
         Rc::clone(&self.source)
+    }
+}
+
+impl<F: 'static, T: 'static> Drop for PollBlock<F, T> {
+    fn drop(&mut self) {
+        let _frame = Frame::enter(&self.shell);
+        // SAFETY: nobody uses the field after this.
+        unsafe { ManuallyDrop::drop(&mut self.source) };
     }
 }
 
@@ -271,7 +280,7 @@ unsafe extern "C" fn ready<F: 'static, T: 'static>(raw: *mut us_poll_t, events: 
         // SAFETY: I9: the loop has a counted reference; this one is not dropped.
         shell: unsafe { shell.uncounted() },
         // SAFETY: the reference in `seen`, which this copy, never dropped, stands for.
-        source: unsafe { Rc::from_raw(seen) },
+        source: ManuallyDrop::new(unsafe { Rc::from_raw(seen) }),
         closed: Cell::new(false),
         _state: PhantomData,
     }));

@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net as unix;
 use std::path::Path;
 
 use libc::{sockaddr, sockaddr_storage, socklen_t};
@@ -67,8 +68,19 @@ impl Address {
     }
 
     /// The address as the standard library has it, if it is a Unix socket's.
-    pub(crate) fn as_unix(&self) -> Option<std::os::unix::net::SocketAddr> {
-        self.0.as_unix()
+    pub(crate) fn as_unix(&self) -> Option<unix::SocketAddr> {
+        let address = &self.0;
+        if !address.is_unix() {
+            return None;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(name) = address.as_abstract_namespace() {
+            use std::os::linux::net::SocketAddrExt;
+            return unix::SocketAddr::from_abstract_name(name).ok();
+        }
+        // Without a path it is unnamed.
+        let path = address.as_pathname().unwrap_or(Path::new(""));
+        unix::SocketAddr::from_pathname(path).ok()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::NonNull;
 
@@ -36,6 +37,14 @@ pub(crate) enum Deadline {
 /// The functions of a move to another context.
 pub(crate) type Adoption = sys::usx_adoption;
 
+/// What a callback needs to know of its socket.
+pub(crate) struct SocketView<'a> {
+    pub(crate) id: u64,
+    pub(crate) context_ext: NonNull<c_void>,
+    pub(crate) ext: NonNull<c_void>,
+    pub(crate) flags: &'a Cell<u8>,
+}
+
 impl<'a> RawSocket<'a> {
     #[inline]
     pub(crate) fn id(self) -> u64 {
@@ -51,6 +60,23 @@ impl<'a> RawSocket<'a> {
         let raw = unsafe { NonNull::new_unchecked(raw) };
         // SAFETY: a socket holds a reference to its context until it is released.
         unsafe { RawContext::new(raw) }
+    }
+
+    /// What a callback needs, by one call.
+    #[inline]
+    pub(crate) fn view(self) -> SocketView<'a> {
+        let mut view = MaybeUninit::uninit();
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_view(self.as_ptr(), view.as_mut_ptr()) };
+        // SAFETY: the call has filled it in.
+        let view: sys::usx_socket_view = unsafe { view.assume_init() };
+        // SAFETY: the areas lie inside the socket's context and the socket.
+        let context_ext = unsafe { NonNull::new_unchecked(view.context_ext) };
+        // SAFETY: as above.
+        let ext = unsafe { NonNull::new_unchecked(view.ext) };
+        // SAFETY: as in `flags`.
+        let flags = unsafe { &*view.binding_flags.cast::<Cell<u8>>() };
+        SocketView { id: view.id, context_ext, ext, flags }
     }
 
     /// The area that was asked for.

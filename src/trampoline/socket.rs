@@ -58,13 +58,14 @@ impl<'a, const SSL: bool, T: 'static, S: 'static> Scene<'a, SSL, T, S> {
         let raw = unsafe { NonNull::new_unchecked(raw) };
         // SAFETY: it lives until the end of the iteration at least.
         let socket = unsafe { RawSocket::new(raw) };
+        let view = socket.view();
         // SAFETY: I4: the caller vouches for the types.
-        let context = unsafe { ContextView::of_unchecked(socket.context()) };
+        let context = unsafe { ContextView::of_socket_unchecked(&view) };
         // SAFETY: I4: as above.
-        let state = unsafe { ext::socket_slot_unchecked(socket) };
+        let state = unsafe { ext::viewed_slot_unchecked(&view) };
         let shell = context.shell();
         // SAFETY: I9: the loop has a counted reference; this one is not dropped.
-        let handle = Socket::new(unsafe { shell.uncounted() }, socket.id());
+        let handle = Socket::new(unsafe { shell.uncounted() }, view.id);
         Self { socket, context, shell, state, handle: ManuallyDrop::new(handle) }
     }
 

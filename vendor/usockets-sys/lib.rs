@@ -736,6 +736,27 @@ unsafe extern "C" {
     pub fn usx_listen_socket_id(ls: *mut us_listen_socket_t) -> u64;
     /// See "Identities" in `usockets_ext.h`.
     pub fn usx_context_id(context: *mut us_socket_context_t) -> u64;
+}
+
+/// See "Identities" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_socket_view {
+    /// `usx_socket_id()`.
+    pub id: u64,
+    /// The socket's context.
+    pub context: *mut us_socket_context_t,
+    /// The ext of the context.
+    pub context_ext: *mut c_void,
+    /// The ext of the socket.
+    pub ext: *mut c_void,
+    /// `usx_socket_binding_flags()`.
+    pub binding_flags: *mut u8,
+}
+
+unsafe extern "C" {
+    /// See "Identities" in `usockets_ext.h`.
+    pub fn usx_socket_view(s: *mut us_socket_t, view: *mut usx_socket_view);
     /// See "Identities" in `usockets_ext.h`.
     pub fn usx_find_socket(loop_: *mut us_loop_t, id: u64) -> *mut us_socket_t;
     /// See "Identities" in `usockets_ext.h`.

@@ -166,6 +166,17 @@ uint64_t usx_socket_id(struct us_socket_t *s);
 uint64_t usx_listen_socket_id(struct us_listen_socket_t *ls);
 uint64_t usx_context_id(struct us_socket_context_t *context);
 
+/* What a callback of a socket needs to know of it, in one call. The pointers live as long as the socket stays where
+ * it is. */
+struct usx_socket_view {
+    uint64_t id; /* usx_socket_id() */
+    struct us_socket_context_t *context;
+    void *context_ext;
+    void *ext;
+    uint8_t *binding_flags; /* usx_socket_binding_flags() */
+};
+void usx_socket_view(struct us_socket_t *s, struct usx_socket_view *view);
+
 /* The thing of that kind and identity, or NULL when it is no more. A socket that is closed, closing or
  * about to be adopted but not yet released is found. */
 struct us_socket_t *usx_find_socket(struct us_loop_t *loop, uint64_t id);
@@ -234,7 +245,8 @@ int usx_listen_socket_address(struct us_listen_socket_t *ls, struct sockaddr_sto
 const struct sockaddr *usx_loop_accepted_address(struct us_loop_t *loop, socklen_t *length);
 
 /* Takes over a connected stream descriptor: the socket exists at once in state opening, on_open(s, 0, ip,
- * length) is a pending effect. On failure returns NULL and the descriptor stays the caller's. */
+ * length) is a pending effect. On failure returns NULL and the descriptor stays the caller's; EPROTOTYPE and
+ * ENOTSOCK: it is no stream socket. */
 struct us_socket_t *usx_adopt_accepted_later(struct us_socket_context_t *context,
                                              LIBUS_SOCKET_DESCRIPTOR fd,
                                              unsigned int socket_ext_size);

@@ -135,7 +135,7 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
         us_internal_socket_close_now(s, USX_REASON_CONNECT, -result);
         return;
     }
-    s->flags = (uint16_t) ((s->flags & ~S_OPENING) | S_OPENED);
+    s->flags = (uint16_t) ((s->flags & ~(S_OPENING | S_SILENT)) | S_OPENED);
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
     int ip_length = 0;

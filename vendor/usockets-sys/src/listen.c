@@ -307,6 +307,10 @@ struct us_listen_socket_t *us_socket_context_listen(int ssl, struct us_socket_co
                                                     const char *host, int port, int options,
                                                     int socket_ext_size) {
     (void) ssl;
+    if (port < 0 || port > UINT16_MAX) {
+        us_internal_fail(context->loop, EINVAL);
+        return NULL;
+    }
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *results;
     char service[16];
@@ -392,7 +396,7 @@ static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, 
     }
     if (loop->halt) {
         loop->statistics.accepted++;
-        s->flags |= S_OPENING;
+        s->flags |= S_OPENING | S_SILENT; /* no handler has seen it yet */
         us_internal_effect_push(loop, s);
         return 0;
     }
@@ -505,10 +509,21 @@ struct us_socket_t *us_adopt_accepted_socket(int ssl, struct us_socket_context_t
     return us_internal_slot_socket(loop, slot);
 }
 
+/* 0 if the descriptor is a stream socket. */
+static int check_stream(int fd) {
+    int type = 0;
+    socklen_t length = sizeof(type);
+    int result = sys_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length);
+    return result < 0 || type == SOCK_STREAM ? result : -EPROTOTYPE;
+}
+
 struct us_socket_t *usx_adopt_accepted_later(struct us_socket_context_t *context,
                                              LIBUS_SOCKET_DESCRIPTOR fd, unsigned int socket_ext_size) {
     struct us_loop_t *loop = context->loop;
-    int result = us_internal_net_prepare(fd);
+    int result = check_stream(fd);
+    if (result >= 0) {
+        result = us_internal_net_prepare(fd);
+    }
     if (result < 0) {
         us_internal_fail(loop, result);
         return NULL;

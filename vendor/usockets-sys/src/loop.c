@@ -229,9 +229,8 @@ static int has_queued_work(const struct us_loop_t *loop) {
 }
 
 int usx_loop_is_alive(struct us_loop_t *loop) {
-    /* Asked first: the answer may come with a change of the keep-alive count. */
-    int has_jobs = loop->jobs.has_jobs && loop->jobs.has_jobs(loop, 0);
-    return has_jobs || loop->live || has_queued_work(loop);
+    return loop->live || has_queued_work(loop) ||
+           (loop->jobs.has_jobs && loop->jobs.has_jobs(loop, 0));
 }
 
 /* ------------------------------------------------------------------------------------------------

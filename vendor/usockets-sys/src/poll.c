@@ -170,7 +170,9 @@ void *us_poll_ext(struct us_poll_t *p) {
     }
 }
 
+/* Nobody knows whether the caller duplicates it. */
 LIBUS_SOCKET_DESCRIPTOR us_poll_fd(struct us_poll_t *p) {
+    usx_poll_share(p);
     return p->fd;
 }
 

@@ -295,7 +295,7 @@ int us_socket_is_closed(int ssl, struct us_socket_t *s) {
 
 void *us_socket_get_native_handle(int ssl, struct us_socket_t *s) {
     (void) ssl;
-    return (void *) (uintptr_t) s->p.fd;
+    return (void *) (uintptr_t) us_poll_fd(&s->p);
 }
 
 void *us_socket_server_name_userdata(int ssl, struct us_socket_t *s) {
@@ -356,6 +356,14 @@ void us_socket_remote_address(int ssl, struct us_socket_t *s, char *buf, int *le
 
 uint64_t usx_socket_id(struct us_socket_t *s) {
     return us_internal_slot_id(s->context->loop, s->p.slot);
+}
+
+void usx_socket_view(struct us_socket_t *s, struct usx_socket_view *view) {
+    view->id = us_internal_slot_id(s->context->loop, s->p.slot);
+    view->context = s->context;
+    view->context_ext = us_socket_context_ext(0, s->context);
+    view->ext = s + 1;
+    view->binding_flags = &s->binding_flags;
 }
 
 struct us_socket_t *usx_find_socket(struct us_loop_t *loop, uint64_t id) {

@@ -247,9 +247,14 @@ struct us_socket_t *connect_forever(struct side *side);
 
 int raw_connect(int port);
 int raw_connect_unix(const char *path);
+/* False if the peer of an accepted descriptor is of another process: some machines try every new
+ * port. */
+int raw_is_ours(int fd);
 /* A listening descriptor on 127.0.0.1, and a connection from it. */
 int raw_listen(int *port, int backlog);
 int raw_accept(struct us_loop_t *loop, int fd);
+/* A descriptor that keeps a port from everybody but those who share it. */
+int raw_reserve_port(int *port);
 /* The port of a listener that will never accept and whose backlog is full. */
 int raw_full_backlog(void);
 /* A port on which nobody listens. */

@@ -43,10 +43,47 @@ static struct sockaddr_in loopback(int port) {
     return address;
 }
 
+/* By local port: a client of raw_connect() had it. Its descriptor may be closed before it is
+ * accepted. */
+static _Atomic unsigned char had_client[65536];
+
+/* The port of an IP socket, from the answer of getsockname() or getpeername(); 0 if there is
+ * none. */
+static int port_in(int result, const struct sockaddr_storage *address) {
+    if (result != 0 || (address->ss_family != AF_INET && address->ss_family != AF_INET6)) {
+        return 0;
+    }
+    /* Both families have it in the same place. */
+    return ntohs(((const struct sockaddr_in *) address)->sin_port);
+}
+
+int raw_is_ours(int fd) {
+    struct sockaddr_storage address;
+    socklen_t length = (socklen_t) sizeof address;
+    int peer = port_in(getpeername(fd, (struct sockaddr *) &address, &length), &address);
+    if (peer == 0 || had_client[peer]) {
+        return 1;
+    }
+    /* Nobody else can have the port while the connection lives. Descriptors are used from the
+     * lowest on. */
+    for (int i = 3, unused = 0; unused < 100; i++) {
+        length = (socklen_t) sizeof address;
+        int result = getsockname(i, (struct sockaddr *) &address, &length);
+        unused = result != 0 && errno == EBADF ? unused + 1 : 0;
+        if (port_in(result, &address) == peer && i != fd) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int raw_connect(int port) {
     int fd = (int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0));
     struct sockaddr_in address = loopback(port);
     ASSERT_SYS(connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
+    struct sockaddr_storage local;
+    socklen_t length = (socklen_t) sizeof local;
+    had_client[port_in(getsockname(fd, (struct sockaddr *) &local, &length), &local)] = 1;
     int on = 1;
     ASSERT_SYS(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, (socklen_t) sizeof on));
     return keep(fd);
@@ -61,10 +98,14 @@ int raw_connect_unix(const char *path) {
     return keep(fd);
 }
 
-static int bound(int *port) {
+static int bound(int *port, int shared) {
     int fd = (int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0));
     struct sockaddr_in address = loopback(0);
     socklen_t length = (socklen_t) sizeof address;
+    if (shared) {
+        ASSERT_SYS(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &shared, (socklen_t) sizeof shared));
+        ASSERT_SYS(setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &shared, (socklen_t) sizeof shared));
+    }
     ASSERT_SYS(bind(fd, (struct sockaddr *) &address, length));
     ASSERT_SYS(getsockname(fd, (struct sockaddr *) &address, &length));
     *port = ntohs(address.sin_port);
@@ -72,7 +113,7 @@ static int bound(int *port) {
 }
 
 int raw_listen(int *port, int backlog) {
-    int fd = bound(port);
+    int fd = bound(port, 0);
     ASSERT_SYS(listen(fd, backlog));
     return fd;
 }
@@ -80,13 +121,23 @@ int raw_listen(int *port, int backlog) {
 /* Bound and not listening: nobody else can take the port meanwhile. */
 int raw_refused_port(void) {
     int port;
-    (void) bound(&port);
+    (void) bound(&port, 0);
     return port;
 }
 
+int raw_reserve_port(int *port) {
+    return bound(port, 1);
+}
+
 int raw_accept(struct us_loop_t *loop, int fd) {
-    RUN_UNTIL(loop, raw_is_readable(fd));
-    return keep((int) ASSERT_SYS(accept(fd, NULL, NULL)));
+    for (;;) {
+        RUN_UNTIL(loop, raw_is_readable(fd));
+        int accepted = (int) ASSERT_SYS(accept(fd, NULL, NULL));
+        if (raw_is_ours(accepted)) {
+            return keep(accepted);
+        }
+        ASSERT_SYS(close(accepted));
+    }
 }
 
 int raw_full_backlog(void) {

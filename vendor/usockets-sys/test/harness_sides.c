@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 static _Thread_local struct side *sides;
 
@@ -39,6 +40,10 @@ static void record_ip(struct side *side, const char *ip, int ip_length) {
 static LIBUS_SOCKET_DESCRIPTOR on_pre_open(struct us_socket_context_t *context,
                                            LIBUS_SOCKET_DESCRIPTOR fd, char *ip, int ip_length) {
     struct side *side = *(struct side **) us_socket_context_ext(ssl, context);
+    if (!raw_is_ours(fd)) {
+        ASSERT_SYS(close(fd));
+        return -1;
+    }
     record_ip(side, ip, ip_length);
     return record(side, PRE_OPEN, NULL) && side->pre_open != NULL ? side->pre_open(side, fd) : fd;
 }

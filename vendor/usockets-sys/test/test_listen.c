@@ -60,12 +60,9 @@ void test_two_listeners_share_a_port_unless_it_is_exclusive(void) {
     struct us_loop_t *loop = test_loop();
     struct side server = {0};
     side_init(&server, loop);
-    /* Port 0 sets no reuse option: find a free port first. */
-    struct us_listen_socket_t *probe = listen_on(&server, "127.0.0.1", 0, 0);
-    int port = port_of(probe);
-    us_listen_socket_close(ssl, probe);
-    turn(loop);
-
+    /* Port 0 sets no reuse option: take one that is reserved. */
+    int port;
+    int reserved = raw_reserve_port(&port);
     struct us_listen_socket_t *first = listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_DEFAULT);
     struct us_listen_socket_t *second = listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_DEFAULT);
     ASSERT_NOT_NULL(first);
@@ -73,6 +70,7 @@ void test_two_listeners_share_a_port_unless_it_is_exclusive(void) {
     ASSERT_NULL(listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_EXCLUSIVE_PORT));
     us_listen_socket_close(ssl, first);
     us_listen_socket_close(ssl, second);
+    raw_close(reserved);
     turn(loop);
 
     first = listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_EXCLUSIVE_PORT);

@@ -211,8 +211,7 @@ static void *work(void *argument) {
 void test_loop_per_thread_on_one_port_with_hand_over(void) {
     enum { CLIENTS = 64 };
     struct us_loop_t *loop = test_loop();
-    int probe = raw_listen(&port_of_all, 8);
-    raw_close(probe);
+    (void) raw_reserve_port(&port_of_all);
     ASSERT_OK(pthread_barrier_init(&ready, NULL, THREADS + 1));
     for (int i = 0; i < THREADS; i++) {
         workers[i].next = &workers[(i + 1) % THREADS];

@@ -1,12 +1,13 @@
 # The engine's own tests. Included by ../Makefile, whose variables are used here:
 #
-#   make test                        one flavour, on every back end, and once with ssl = 1
+#   make test                        one flavour: unit tests, the runner on every back end, and once with ssl = 1
 #   make test BACKEND=poll           on one back end
 #   make test SANITIZE=address,undefined
-#   make test-faults                 the sweep over injected faults (builds with FAULTS=1)
-#   make test-threads                what uses several threads, under ThreadSanitizer
-#   make test-all                    gcc, clang, sanitizers and faults
 #   make test TESTS="name name"      these tests
+#   make unit                        the unit tests alone
+#   make test-faults                 the sweep over injected faults
+#   make test-threads                what uses several threads, under ThreadSanitizer
+#   make test-all                    gcc, clang, sanitizers, faults, threads
 #
 # JOBS: tests at a time. USOCKETS_TEST_TIME in the environment multiplies the time limits.
 
@@ -17,40 +18,43 @@ TESTS ?=
 RUNNER := $(OUT)/runner
 FAULT_SWEEP := $(OUT)/fault_sweep
 
-test_flags := -std=c11 $(defines) -Iinclude -Isrc -Itest -Wall -Wextra -Werror $(sanitize) $(CFLAGS)
-# The tests see the same time whether or not the engine reuses memory.
-harness_sources := $(wildcard test/harness*.c test/mock_*.c)
-runner_sources := test/runner.c $(harness_sources) $(sort $(wildcard test/test_*.c))
-sweep_sources := $(sort $(wildcard test/fault_*.c)) $(harness_sources)
-runner_objects := $(runner_sources:test/%.c=$(OUT)/test/%.o)
-sweep_objects := $(sweep_sources:test/%.c=$(OUT)/test/%.o)
+test_flags := -std=c11 $(defines) -Iinclude -iquote src -iquote test -Wall -Wextra -Werror $(sanitize) $(CFLAGS)
 test_libraries := -pthread -ldl
+test_object = $(1:test/%.c=$(OUT)/test/%.o)
 
-.PHONY: test test-run test-faults test-threads test-all runner
+mock_objects := $(call test_object,$(wildcard test/mock_*.c))
+harness_objects := $(call test_object,$(wildcard test/harness*.c)) $(mock_objects)
+runner_objects := $(call test_object,test/runner.c $(sort $(wildcard test/test_*.c))) $(harness_objects)
+sweep_objects := $(call test_object,$(sort $(wildcard test/fault_*.c))) $(harness_objects)
+unit_sources := $(sort $(wildcard test/unit/*_test.c))
+unit_programs := $(unit_sources:test/%.c=$(OUT)/%)
+
+.PHONY: runner unit test test-threads test-threads-run test-faults test-faults-run test-all
 
 runner: $(RUNNER)
 
-test: $(RUNNER)
+# Exit code 77: needs another flavour.
+unit: $(unit_programs)
+	$(foreach program,$(unit_programs),{ timeout 120 $(program) || test $$? = 77; } &&) true
+
+test: unit $(RUNNER)
 	$(foreach backend,$(BACKEND),echo "back end $(backend)" && \
 	    $(RUNNER) -j$(JOBS) --backend $(backend) $(TESTS) &&) true
 	$(if $(TESTS),,echo "ssl = 1" && $(RUNNER) -j$(JOBS) --backend $(firstword $(BACKEND)) --ssl)
 
 test-threads:
-	$(MAKE) SANITIZE=thread runner
-	$(MAKE) --no-print-directory SANITIZE=thread test-threads-run
+	$(MAKE) SANITIZE=thread test-threads-run
 
-.PHONY: test-threads-run
 test-threads-run: $(RUNNER)
 	$(foreach backend,$(BACKEND),$(RUNNER) --backend $(backend) --filter thread &&) true
 
 test-faults:
-	$(MAKE) FAULTS=1 SANITIZE=address,undefined fault-sweep
+	$(MAKE) FAULTS=1 SANITIZE=address,undefined test-faults-run
 
-.PHONY: fault-sweep
-fault-sweep: $(FAULT_SWEEP)
-	$(foreach backend,$(filter-out mock,$(BACKEND)),$(FAULT_SWEEP) --backend $(backend) &&) true
+test-faults-run: unit $(FAULT_SWEEP)
+	$(foreach backend,$(filter-out mock,$(BACKEND)),$(FAULT_SWEEP) -j$(JOBS) --backend $(backend) &&) true
 
-# One flavour after the other: each uses all processors by itself.
+# One flavour after the other: each keeps the machine busy by itself.
 test-all:
 	$(MAKE) CC=gcc WERROR=1 test
 	$(MAKE) CC=clang WERROR=1 test
@@ -64,8 +68,14 @@ $(RUNNER): $(runner_objects) $(LIB)
 $(FAULT_SWEEP): $(sweep_objects) $(LIB)
 	$(CC) $(sanitize) $(CFLAGS) $(sweep_objects) $(LIB) $(test_libraries) $(LDFLAGS) -o $@
 
+$(unit_programs): $(OUT)/unit/%: $(OUT)/test/unit/%.o $(mock_objects) $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(sanitize) $(CFLAGS) $< $(mock_objects) $(LIB) $(test_libraries) $(LDFLAGS) -o $@
+
 $(OUT)/test/%.o: test/%.c Makefile test/tests.mk
 	@mkdir -p $(@D)
 	$(CC) $(test_flags) -MMD -MP -c $< -o $@
 
--include $(runner_objects:.o=.d) $(sweep_objects:.o=.d)
+.SECONDARY: $(call test_object,$(unit_sources))
+
+-include $(runner_objects:.o=.d) $(sweep_objects:.o=.d) $(patsubst %.o,%.d,$(call test_object,$(unit_sources)))
