@@ -1,0 +1,124 @@
+//! A chat: what one client says, all the others get.
+//!
+//! ```text
+//! cargo run --example chat -- 127.0.0.1:3000
+//! nc 127.0.0.1 3000      # in two or more other shells
+//! ```
+//!
+//! Each line typed into one `nc` appears in the others behind the name of the guest, who comes and
+//! goes with a notice. The context's state keeps a handle of every member, and a message is written
+//! through each of them. A member that does not read costs a limited amount of memory and then its
+//! membership, so it holds up nobody. Ctrl-C or SIGTERM prints the totals.
+
+mod common;
+
+use std::collections::HashSet;
+use std::process::ExitCode;
+
+use common::Outbox;
+use usockets::{Loop, Socket, SocketContext, UsError};
+
+/// Bytes that may wait for a member; beyond that it is too slow for this room.
+const BEHIND_MAX: usize = 256 * 1024;
+
+/// The longest line, in bytes.
+const LINE_MAX: usize = 4096;
+
+/// State of the context.
+#[derive(Default)]
+struct Room {
+    members: HashSet<Socket<false, Member>>,
+    guests: u64,
+    lines: u64,
+    dropped: u64,
+}
+
+/// State of each socket.
+#[derive(Default)]
+struct Member {
+    name: String,
+    /// The beginning of a line.
+    input: Vec<u8>,
+    outbox: Outbox,
+}
+
+fn main() -> ExitCode {
+    common::run("127.0.0.1:3000", serve)
+}
+
+fn serve(address: &str) -> Result<(), UsError> {
+    let event_loop = Loop::<()>::new()?;
+
+    let chat = SocketContext::<false, Room, Member>::builder()
+        .on_open(|room, socket, member, _info| {
+            room.guests += 1;
+            member.name = format!("guest{}", room.guests);
+            let notice = format!("* {} comes to {} others\n", member.name, room.members.len());
+            member.outbox.send(socket, notice.as_bytes());
+            room.tell_others(socket, notice.as_bytes());
+            room.members.insert(socket.clone());
+        })
+        .on_data(|room, socket, member, data| {
+            member.input.extend_from_slice(data);
+            let text = take_lines(&mut member.input, &member.name, &mut room.lines);
+            room.tell_others(socket, &text);
+            if member.input.len() > LINE_MAX {
+                member.outbox.send(socket, b"* that line is too long\n");
+                socket.close();
+            }
+        })
+        .on_writable(|_room, socket, member| member.outbox.flush(socket))
+        .on_end(|_room, socket, member| member.outbox.finish(socket))
+        .on_close(|room, socket, member, _reason| {
+            room.members.remove(socket);
+            room.tell_others(socket, format!("* {} goes\n", member.name).as_bytes());
+        })
+        .build(&event_loop, Room::default())?;
+
+    let listener = chat.listen(address)?;
+    println!("listening on {}", listener.local_addr()?);
+    let _signals = common::stop_on_signals(&event_loop)?;
+    event_loop.run()?;
+
+    chat.with_state(|room| {
+        println!(
+            "served {} guests, {} lines, dropped {} slow readers",
+            room.guests, room.lines, room.dropped
+        );
+    })
+}
+
+impl Room {
+    /// Sends `text` to everybody but `speaker`, whose state is lent to the callback that calls
+    /// this.
+    fn tell_others(&mut self, speaker: &Socket<false, Member>, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        for other in self.members.iter().filter(|other| *other != speaker) {
+            // An error means that it is closed, and leaves the room in its `on_close`.
+            let behind = other.with_state(|member| {
+                member.outbox.send(other, text);
+                member.outbox.len()
+            });
+            if behind.is_ok_and(|behind| behind > BEHIND_MAX) && !other.is_closed() {
+                self.dropped += 1;
+                other.close();
+            }
+        }
+    }
+}
+
+/// Takes all whole lines out of `input`, and puts the name before each.
+fn take_lines(input: &mut Vec<u8>, name: &str, count: &mut u64) -> Vec<u8> {
+    let whole = input.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let mut text = Vec::new();
+    for line in input[..whole].split_inclusive(|byte| *byte == b'\n') {
+        *count += 1;
+        text.extend_from_slice(name.as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(line);
+    }
+    input.drain(..whole);
+    text
+}

@@ -1,0 +1,109 @@
+//! A TCP client: sends what standard input says, prints what comes back.
+//!
+//! ```text
+//! cargo run --example tcp_echo &
+//! cargo run --example tcp_client -- localhost:3000
+//! ```
+//!
+//! Takes an address or a name, and 127.0.0.1:3000 without either. At the end of the input it
+//! finishes sending, and ends when the server has finished too. Standard input is read no faster
+//! than the server takes it. Messages go to standard error, and the exit code is 1 if the
+//! connection fails.
+
+mod common;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use common::Outbox;
+use usockets::{Backend, CloseReason, Interest, Loop, Poll, Socket, SocketContext};
+
+/// State of the context.
+#[derive(Default)]
+struct Client {
+    input: Option<Poll<File>>,
+    /// What went wrong.
+    failure: Option<io::Error>,
+}
+
+impl Client {
+    fn watch(&self, interest: Interest) {
+        if let Some(input) = &self.input {
+            input.set_interest(interest).expect("it is watched already");
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    common::run("127.0.0.1:3000", talk)
+}
+
+fn talk(address: &str) -> io::Result<()> {
+    // poll(2) can watch plain files as well, unlike epoll, and is as good for two descriptors.
+    let event_loop = Loop::<()>::builder().backend(Backend::Poll).build(())?;
+
+    let context = SocketContext::<false, Client, Outbox>::builder()
+        .on_open(|client, socket, _outbox, _info| match watch_stdin(socket) {
+            Ok(input) => client.input = Some(input),
+            Err(error) => {
+                client.failure = Some(error);
+                socket.close();
+            }
+        })
+        .on_data(|client, socket, _outbox, data| {
+            // May block, which holds up nobody but this one connection.
+            let mut stdout = io::stdout().lock();
+            if let Err(error) = stdout.write_all(data).and_then(|()| stdout.flush()) {
+                client.failure = Some(error);
+                socket.close();
+            }
+        })
+        .on_writable(|client, socket, outbox| {
+            outbox.flush(socket);
+            if outbox.is_empty() && !socket.is_shut_down() {
+                client.watch(Interest::READABLE);
+            }
+        })
+        .on_close(|client, _socket, _outbox, reason| {
+            client.input = None; // nothing keeps the loop running any more
+            if !matches!(reason, CloseReason::End | CloseReason::Local) {
+                client.failure =
+                    Some(reason.error().unwrap_or_else(|| io::Error::other(reason.to_string())));
+            }
+        })
+        .on_connect_error(|client, _socket, _outbox, error| {
+            client.failure = Some(io::Error::new(error.kind(), error.to_string()));
+        })
+        .build(&event_loop, Client::default())?;
+
+    context.connect(address)?; // returns at once, also when a name is to be looked up
+    event_loop.run()?;
+    context.with_state(|client| client.failure.take())?.map_or(Ok(()), Err)
+}
+
+/// Sends standard input through the socket.
+fn watch_stdin(socket: &Socket<false, Outbox>) -> io::Result<Poll<File>> {
+    eprintln!("connected to {}", socket.peer_addr()?);
+    // Not `Stdin`, which buffers: what waits in a buffer makes no descriptor readable.
+    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let event_loop = socket.event_loop();
+    let socket = socket.clone();
+    let mut chunk = vec![0; 64 * 1024];
+    let input = Poll::new(&event_loop, stdin, Interest::READABLE, (), move |input, (), _ready| {
+        // Once per call: it may block the next time. An error of the terminal is an end as well.
+        let count = input.source().read(&mut chunk).unwrap_or(0);
+        let all_sent = socket.with_state(|outbox| {
+            outbox.send(&socket, &chunk[..count]);
+            if count == 0 {
+                outbox.finish(&socket);
+            }
+            outbox.is_empty()
+        });
+        if count == 0 || !all_sent.unwrap_or(false) {
+            input.set_interest(Interest::NONE).expect("it is watched already");
+        }
+    })?;
+    Ok(input)
+}

@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# Starts every example, talks to it with other people's programs, checks what it says, and stops it.
+# One function per example; tests/tidy.rs sees to it that none is missing.
+#
+#   scripts/check_examples.sh              all
+#   scripts/check_examples.sh chat timers  these
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/lib.sh
+
+for tool in socat nc python3 cc; do
+    command -v "$tool" >/dev/null || fail "$tool is missing"
+done
+binaries=${CARGO_TARGET_DIR:-target}/release/examples
+
+# expect TEXT COMMAND...: the command prints exactly the text, within 20 seconds.
+expect() {
+    local expected=$1 actual
+    shift
+    actual=$(timeout 20 "$@" && printf x) || fail "exit code $?: $*"
+    actual=${actual%x}
+    [[ $actual == "$expected" ]] || fail "$*: expected '$expected', got '$actual'"
+}
+
+# says PATTERN: the server has written a line that matches, or does so within 20 seconds.
+says() {
+    wait_until 20 server_says "$1" || fail "it does not say '$1'"
+}
+
+# The command fails at once, with exit code 1, and says what about.
+refuses() {
+    local pattern=$1 status=0 output
+    shift
+    output=$(timeout 20 "$@" 2>&1 </dev/null) || status=$?
+    ((status == 1)) || fail "$*: exit code $status, expected 1"
+    [[ $output =~ $pattern ]] || fail "$*: '$output' does not say '$pattern'"
+}
+
+# The other side of the server, in scripts/example_clients.py.
+client() {
+    timeout 60 python3 scripts/example_clients.py "$1" "$host" "$port" "${@:2}" || fail "$1"
+}
+
+# Bytes that go through one connection and are compared by their hash.
+bulk=$((1 << 30))
+# Connections at once, in a process of their own, or as many as there may be descriptors.
+many=$(($(ulimit -Hn) - 100))
+many=$((many < 10000 ? many : 10000))
+ulimit -n "$(ulimit -Hn)"
+
+# A server that echoes over TCP; then a line of totals.
+check_echo() {
+    expect $'hello\n' bash -c 'echo hello | socat -t 10 - "TCP:$0:$1"' "$host" "$port"
+    expect $'hello\n' bash -c 'echo hello | nc -N "$0" "$1"' "$host" "$port"
+    timeout 60 python3 scripts/bulk_echo.py "$host" "$port" $bulk || fail "bulk echo"
+    timeout 120 python3 scripts/many_connections.py "$host" "$port" $many || fail "many connections"
+    stop_server TERM
+    says "$((3 + many)) connections, [0-9]{10} bytes"
+}
+
+check_tcp_echo() {
+    listening_server "$binaries/tcp_echo" 127.0.0.1:0
+    refuses 'in use' "$binaries/tcp_echo" "$address"
+    refuses 'nowhere' "$binaries/tcp_echo" nowhere
+    check_echo
+    listening_server "$binaries/tcp_echo" 127.0.0.1:0
+    stop_server INT
+    says '0 connections'
+}
+
+check_c_tcp_echo() {
+    make -s -C vendor/usockets-sys
+    cc -O2 -Ivendor/usockets-sys/include examples/c/tcp_echo.c \
+        vendor/usockets-sys/libusockets.a -pthread -o "$work/tcp_echo_c"
+    listening_server "$work/tcp_echo_c" 127.0.0.1:0
+    refuses 'in use' "$work/tcp_echo_c" "$address"
+    check_echo
+}
+
+check_tcp_client() {
+    listening_server "$binaries/tcp_echo" 127.0.0.1:0
+    expect $'hello\n' bash -c 'echo hello | "$0" "$1"' "$binaries/tcp_client" "$address"
+    # By name: the look-up may give an address that nobody listens on first.
+    expect $'hello\n' bash -c 'echo hello | "$0" "$1"' "$binaries/tcp_client" "localhost:$port"
+    head -c 20000000 /dev/urandom >"$work/data"
+    timeout 60 "$binaries/tcp_client" "$address" <"$work/data" >"$work/echo" || fail "bulk"
+    cmp "$work/data" "$work/echo" || fail "the echo differs"
+    stop_server TERM
+    refuses 'refused' "$binaries/tcp_client" "$address"
+    refuses 'no-such-host.invalid' "$binaries/tcp_client" no-such-host.invalid:1
+}
+
+check_unix_echo() {
+    local path=$work/echo.sock
+    listening_server "$binaries/unix_echo" "$path"
+    refuses 'in use' "$binaries/unix_echo" "$path"
+    expect $'hello\n' bash -c 'echo hello | nc -N -U "$0"' "$path"
+    expect $'hello\n' bash -c 'echo hello | socat -t 10 - "UNIX:$0"' "$path"
+    timeout 60 python3 scripts/bulk_echo.py "$path" $((64 << 20)) || fail "bulk echo"
+    stop_server TERM
+    # One of them was the refused server, which asked whether somebody listens.
+    says "served 4 connections, $((12 + (64 << 20))) bytes"
+    [[ ! -e $path ]] || fail "the socket's file is still there"
+    touch "$path"
+    refuses 'in use' "$binaries/unix_echo" "$path"
+    rm "$path"
+
+    local name=usockets-check-$$
+    listening_server "$binaries/unix_echo" "@$name"
+    expect $'hello\n' bash -c 'echo hello | socat -t 10 - "ABSTRACT:$0"' "$name"
+    stop_server INT
+}
+
+check_chat() {
+    listening_server "$binaries/chat" 127.0.0.1:0
+    client chat
+    stop_server TERM
+    says 'served 2 guests, 3 lines, dropped 0 slow readers'
+}
+
+check_timers() {
+    start_server "$binaries/timers"
+    wait_server 20
+    (($(grep -c 'tries again' "$server_output") == 4)) || fail "expected 4 new tries"
+    # Never early: the n-th tick comes after n times 50 ms.
+    awk '$3 == "tick" { ticks++; if ($1 < 50 * $4) early = 1 } END { exit early || ticks != 6 }' \
+        "$server_output" || fail "expected 6 ticks, none of them early"
+    says 'cancels the alarm$'
+    says 'gives up$'
+    says 'after 6 ticks$'
+    ! server_says 'rings|a minute' || fail "a cancelled timer fired"
+}
+
+check_defer_from_threads() {
+    start_server "$binaries/defer_from_threads"
+    wait_server 20
+    says '^the sum is 2002000$'
+    says '^a late job comes back'
+    (($(grep -c '^thread [0-3] sees a sum of ' "$server_output") == 4)) || fail "a thread is missing"
+}
+
+check_worker_pool() {
+    listening_server "$binaries/worker_pool" 127.0.0.1:0
+    client worker_pool
+    stop_server TERM
+    says 'served 2 clients, 5 answers'
+    # The hashing takes longer than this; the loop was not held up by it.
+    local late
+    late=$(sed -nE 's/.*late by ([0-9]+) ms.*/\1/p' "$server_output")
+    ((late < 200)) || fail "the loop was late by $late ms"
+}
+
+check_poll_stdin() {
+    mkfifo "$work/input"
+    exec 9<>"$work/input"
+    listening_server "$binaries/poll_stdin" 127.0.0.1:0
+    client poll_stdin 9
+    # The end of the input is the end of the server.
+    exec 9>&-
+    wait_server 20
+    rm "$work/input"
+    says 'served 2 clients, [0-9]+ bytes of input'
+}
+
+check_upgrade() {
+    listening_server "$binaries/upgrade" 127.0.0.1:0
+    client upgrade
+    stop_server TERM
+    says 'served 3 connections, 2 upgraded'
+}
+
+check_foreign_loop() {
+    listening_server "$binaries/foreign_loop" 127.0.0.1:0
+    expect $'hello\n' bash -c 'echo hello | nc -N "$0" "$1"' "$host" "$port"
+    client foreign_loop
+    stop_server TERM
+    says 'served 2 connections, 13 bytes, 1 datagrams'
+}
+
+# The same servers with clients that do not read, or send much without waiting.
+check_pressure() {
+    listening_server "$binaries/chat" 127.0.0.1:0
+    press chat
+    stop_server TERM
+    says 'dropped 1 slow readers'
+
+    listening_server "$binaries/upgrade" 127.0.0.1:0
+    press upgrade
+    stop_server TERM
+    says '1 upgraded'
+
+    listening_server "$binaries/worker_pool" 127.0.0.1:0
+    press worker_pool
+    stop_server TERM
+    says 'served 3 clients'
+
+    mkfifo "$work/input"
+    exec 9<>"$work/input"
+    listening_server "$binaries/poll_stdin" 127.0.0.1:0 9>&-
+    press poll_stdin 9
+    stop_server TERM
+    exec 9>&-
+    rm "$work/input"
+}
+
+press() {
+    timeout 60 python3 scripts/example_pressure.py "$1" "$host" "$port" "${@:2}" || fail "$1"
+}
+
+if (($# > 0)); then
+    examples=("$@")
+else
+    mapfile -t examples < <(declare -F | sed -n 's/^declare -f check_//p' | grep -v '^echo$')
+fi
+cargo build -p usockets --release --examples
+for example in "${examples[@]}"; do
+    "check_$example"
+    printf 'ok %s\n' "$example"
+done

@@ -1,0 +1,90 @@
+# Servers in the background. To be sourced by a script that has `set -euo pipefail`.
+#
+# A server prints a line with "listening on ADDRESS" when it is ready. At the end of the script
+# whatever is left is killed, and its files are removed.
+
+work=$(mktemp -d)
+server_pid=
+server_output=
+servers=0
+
+cleanup() {
+    if [[ -n $server_pid ]]; then
+        kill -KILL "$server_pid" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    if [[ -n $server_output && -s $server_output ]]; then
+        printf 'The server said:\n' >&2
+        sed 's/^/    /' "$server_output" >&2
+    fi
+    exit 1
+}
+
+# wait_until SECONDS COMMAND...: until the command succeeds.
+wait_until() {
+    local end=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        if ((SECONDS > end)); then
+            return 1
+        fi
+        sleep 0.02
+    done
+}
+
+server_runs() {
+    kill -0 "$server_pid" 2>/dev/null
+}
+
+server_has_ended() {
+    ! server_runs
+}
+
+server_says() {
+    grep -Eq -- "$1" "$server_output"
+}
+
+# start_server COMMAND...: runs it in the background, without waiting for it to be ready. Its stdin is
+# the file "$work/input" if there is one.
+start_server() {
+    server_output=$work/server.$((++servers)).out
+    # Emptied here: the background may get to it after somebody has looked.
+    : >"$server_output"
+    local input=/dev/null
+    if [[ -p $work/input ]]; then
+        input=$work/input
+    fi
+    # Not the writing end of that file: the server would wait for its own end of input.
+    "$@" >"$server_output" 2>&1 <"$input" 9>&- &
+    server_pid=$!
+}
+
+# listening_server COMMAND...: the same, and sets $address, $host and $port to what it listens on.
+listening_server() {
+    start_server "$@"
+    wait_until 30 server_says 'listening on' || fail "$1 does not listen"
+    address=$(sed -nE 's/.*listening on ([^ ,]+).*/\1/p' "$server_output" | head -n 1)
+    host=${address%:*}
+    port=${address##*:}
+}
+
+# wait_server SECONDS: until it ends, with exit code 0.
+wait_server() {
+    wait_until "$1" server_has_ended || fail "it does not end"
+    local status=0
+    wait "$server_pid" || status=$?
+    server_pid=
+    ((status == 0)) || fail "exit code $status"
+}
+
+# stop_server SIGNAL: sends the signal, and expects exit code 0.
+stop_server() {
+    server_runs || fail "it has ended by itself"
+    kill "-$1" "$server_pid"
+    wait_server 20
+}
