@@ -1,0 +1,107 @@
+# Every check of this project. Each is one target; the gate (.ci/run) runs those of STEPS, in this
+# order, and nothing else. What they need besides Rust and a C compiler is in scripts/packages.
+#
+#   make check        what to run before every commit: fmt, clippy, doc, test
+#   make gate         all of STEPS, without installing anything
+#   make <step>       one of them
+#
+# Measurements, which print figures and judge nothing: make instructions, make memory.
+
+STEPS := fmt clippy doc test test-poll bindings headers include-only \
+         engine-gcc engine-clang engine-sanitized engine-faults engine-threads \
+         loom asan valgrind examples syscalls
+
+ENGINE := vendor/usockets-sys
+PACKAGES := usockets usockets-sys usockets-systest usockets-benches
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+
+.PHONY: check gate gate-steps $(STEPS) instructions memory clean
+
+check: fmt clippy doc test
+
+gate: $(STEPS)
+
+gate-steps:
+	@printf '%s\n' $(STEPS)
+
+# -- Rust
+
+fmt:
+	cargo fmt --all --check
+
+# One package at a time, so that the features of one cannot hide a mistake in another.
+clippy:
+	$(foreach package,$(PACKAGES),cargo clippy -p $(package) --all-targets -- -D warnings &&) true
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc -p usockets -p usockets-sys --no-deps
+
+test:
+	cargo test
+
+test-poll:
+	USOCKETS_BACKEND=poll cargo test
+
+# lib.rs of usockets-sys against both headers, with and without what only fault builds have.
+bindings:
+	cargo test -p usockets-systest
+	USOCKETS_FAULT_INJECTION=1 CARGO_TARGET_DIR=$(TARGET)/faults cargo test -p usockets-systest
+
+# The interleavings of the shipped queue, pool and shutdown code.
+loom:
+	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 CARGO_TARGET_DIR=$(TARGET)/loom \
+	    cargo test -p usockets --release --lib loom
+
+# Both languages instrumented; leaks are errors too. RUSTC_BOOTSTRAP, because -Z is not for stable.
+asan:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address USOCKETS_SANITIZE=address CC=clang \
+	    LSAN_OPTIONS=suppressions=$(CURDIR)/scripts/leaks.supp:print_suppressions=0 \
+	    CARGO_TARGET_DIR=$(TARGET)/asan cargo test -p usockets --target $(HOST) --lib --tests
+
+valgrind:
+	scripts/valgrind.sh
+
+examples:
+	scripts/check_examples.sh
+
+# -- The engine alone
+
+headers:
+	$(MAKE) -C $(ENGINE) check-headers
+
+include-only:
+	$(MAKE) -C $(ENGINE) CC=gcc CXX=g++ WERROR=1 check-echo
+	$(MAKE) -C $(ENGINE) CC=clang CXX=clang++ WERROR=1 check-echo
+
+engine-gcc:
+	$(MAKE) -C $(ENGINE) CC=gcc WERROR=1 test
+
+engine-clang:
+	$(MAKE) -C $(ENGINE) CC=clang WERROR=1 test
+
+engine-sanitized:
+	$(MAKE) -C $(ENGINE) CC=clang SANITIZE=address,undefined test
+
+# Every call of the engine fails once, with every error that fits.
+engine-faults:
+	$(MAKE) -C $(ENGINE) CC=clang test-faults
+
+engine-threads:
+	$(MAKE) -C $(ENGINE) CC=clang test-threads
+
+# -- Counts
+
+# An echo in steady state makes one receive and one send per message and nothing else.
+syscalls:
+	scripts/count_syscalls.sh
+
+instructions:
+	scripts/count_instructions.sh
+
+memory:
+	cargo test --release -p usockets --test memory -- --nocapture
+
+clean:
+	cargo clean
+	$(MAKE) -C $(ENGINE) clean
