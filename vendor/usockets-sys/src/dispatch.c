@@ -141,11 +141,8 @@ static void peer_finished(struct us_socket_t *s) {
         us_internal_socket_close_now(s, USX_REASON_END, 0);
         return;
     }
-    us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_READABLE);
-    if (s->flags & S_END_SEEN) {
-        return; /* the program turned reading on again by the poll calls */
-    }
     s->flags |= S_END_SEEN;
+    us_internal_socket_interest(s, s->p.interest);
     if (s->context->on.on_end) {
         s->context->on.on_end(s);
     } else {

@@ -89,6 +89,10 @@ void us_internal_socket_fail_later(struct us_socket_t *s, int error) {
 }
 
 int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
+    if (s->flags & S_END_SEEN) {
+        /* Nothing comes after the end, and it is told once, even if the program turns reading on again. */
+        interest &= ~(unsigned int) LIBUS_SOCKET_READABLE;
+    }
     int result = us_internal_poll_interest(s->context->loop, &s->p, interest);
     if (result < 0) {
         /* Events are filtered by what was asked for, until the failure closes the socket. */

@@ -1,0 +1,86 @@
+//! Who is compared: the same programs written for each library. Ours comes first everywhere.
+
+use std::net::TcpListener;
+
+use crate::Result;
+use crate::cases::defer::Producers;
+use crate::cases::timers::Timers;
+
+mod bare;
+mod heap;
+mod mio;
+mod tokio;
+mod usockets;
+
+const USOCKETS: &str = "usockets";
+const BARE: &str = "bare epoll";
+const QUEUE: &str = "C queue";
+const TOKIO: &str = "tokio";
+const MIO: &str = "mio";
+const CROSSBEAM: &str = "crossbeam+mio";
+const HEAP: &str = "binary heap";
+
+/// Echo servers.
+pub(crate) const SERVERS: [&str; 4] = [USOCKETS, BARE, TOKIO, MIO];
+/// Loops that other threads hand closures to.
+pub(crate) const MAILBOXES: [&str; 4] = [USOCKETS, QUEUE, TOKIO, CROSSBEAM];
+/// Loops with timers.
+pub(crate) const TIMERS: [&str; 3] = [USOCKETS, TOKIO, HEAP];
+
+/// How an echo server works.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Echo {
+    /// Most bytes of one write.
+    pub(crate) reply: usize,
+    /// Size of the buffers of a server that has one for each connection.
+    pub(crate) buffer: usize,
+}
+
+impl Default for Echo {
+    fn default() -> Self {
+        Self { reply: usize::MAX, buffer: 64 * 1024 }
+    }
+}
+
+/// Serves for ever.
+pub(crate) fn echo(peer: &str, listener: TcpListener, echo: Echo) -> Result<()> {
+    match peer {
+        USOCKETS => usockets::echo(listener, echo),
+        BARE => bare::echo(&listener, echo),
+        TOKIO => tokio::echo(listener, echo),
+        MIO => mio::echo(listener, echo),
+        _ => unknown(peer),
+    }
+}
+
+/// Runs a loop that does the producers' jobs, for ever.
+pub(crate) fn mailbox(peer: &str, producers: Producers) -> Result<()> {
+    match peer {
+        USOCKETS => usockets::mailbox(producers),
+        QUEUE => bare::mailbox(producers),
+        TOKIO => tokio::mailbox(producers),
+        CROSSBEAM => mio::mailbox(producers),
+        _ => unknown(peer),
+    }
+}
+
+/// The time that timers go by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Clock {
+    Real,
+    /// Stands still until it is moved.
+    ByHand,
+}
+
+pub(crate) fn timers(peer: &str, clock: Clock) -> Result<Box<dyn Timers>> {
+    Ok(match peer {
+        USOCKETS => Box::new(usockets::Timers::new(clock)?),
+        TOKIO => Box::new(tokio::Timers::new(clock)?),
+        HEAP => Box::new(heap::Timers::new(clock)?),
+        _ => return unknown(peer),
+    })
+}
+
+fn unknown<V>(peer: &str) -> Result<V> {
+    Err(format!("nobody here is called {peer}").into())
+}

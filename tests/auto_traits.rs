@@ -1,0 +1,78 @@
+//! Which types may leave the thread of their loop, and which may not (invariant I6). Nothing here runs:
+//! if it compiles, it holds.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use usockets::{
+    Backend, CloseReason, ConnectOptions, ContextBuilder, ContextId, DeferError, Incoming,
+    Interest, KeepAlive, ListenOptions, ListenSocket, Loop, LoopBuilder, LoopHandle, LoopId,
+    LoopRef, Metrics, OpenInfo, Origin, Poll, PollRef, Ready, SignalWatch, Socket, SocketContext,
+    SocketId, Target, Timer, TimerRef, UsError, WorkerPool,
+};
+
+/// A state that is neither `Send` nor `Sync`: it must not matter for handles and identities.
+type Local = Rc<Cell<u32>>;
+
+/// Fails to compile if the type has one of the traits: then `some_item` is ambiguous.
+macro_rules! assert_not {
+    ($trait:ident: $($type:ty),* $(,)?) => {
+        $(const _: () = {
+            trait Ambiguous<A> {
+                fn some_item() {}
+            }
+            impl<T: ?Sized> Ambiguous<()> for T {}
+            struct HasIt;
+            impl<T: ?Sized + $trait> Ambiguous<HasIt> for T {}
+            let _ = <$type as Ambiguous<_>>::some_item;
+        };)*
+    };
+}
+
+const fn send_and_sync<T: Send + Sync>() {}
+const fn shared_across_threads<T: Send + Sync + Clone + 'static>() {}
+const fn plain_data<T: Send + Sync + Clone + std::fmt::Debug + 'static>() {}
+const fn identity<T: Send + Sync + Copy + Eq + std::hash::Hash + std::fmt::Debug + 'static>() {}
+
+// What touches an engine object stays on its thread, whatever the states are.
+assert_not!(Send:
+    Loop, LoopRef, KeepAlive, SignalWatch, Timer, TimerRef, Poll<std::fs::File>,
+    PollRef<std::fs::File>, SocketContext<false>, ContextBuilder<false>, Socket<false>, ListenSocket,
+    Incoming<'static>,
+);
+assert_not!(Sync:
+    Loop, LoopRef, KeepAlive, SignalWatch, Timer, TimerRef, Poll<std::fs::File>,
+    PollRef<std::fs::File>, SocketContext<false>, ContextBuilder<false>, Socket<false>, ListenSocket,
+    Incoming<'static>,
+);
+
+// There is one owner.
+assert_not!(Clone: Loop, Timer, TimerRef, Poll<std::fs::File>, PollRef<std::fs::File>, ListenSocket);
+
+// What is made for other threads.
+const _: () = shared_across_threads::<LoopHandle>();
+const _: () = shared_across_threads::<LoopHandle<Local>>();
+const _: () = send_and_sync::<WorkerPool>();
+const _: () = identity::<LoopId>();
+const _: () = identity::<SocketId<false>>();
+const _: () = identity::<SocketId<false, Local>>();
+const _: () = identity::<ContextId<false>>();
+const _: () = identity::<ContextId<false, Local, Local>>();
+
+// Plain data.
+const _: () = plain_data::<Backend>();
+const _: () = plain_data::<CloseReason>();
+const _: () = plain_data::<ConnectOptions>();
+const _: () = plain_data::<Interest>();
+const _: () = plain_data::<ListenOptions>();
+const _: () = plain_data::<LoopBuilder>();
+const _: () = plain_data::<Metrics>();
+const _: () = plain_data::<OpenInfo>();
+const _: () = plain_data::<Origin>();
+const _: () = plain_data::<Ready>();
+const _: () = plain_data::<Target>();
+
+// Errors travel.
+const fn error<T: std::error::Error + Send + Sync + 'static>() {}
+const _: () = error::<UsError>();
+const _: () = error::<DeferError<fn(&LoopRef)>>();

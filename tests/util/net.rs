@@ -1,0 +1,154 @@
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use usockets::{ListenSocket, Loop, SocketContext};
+
+use super::pump;
+
+/// Two ends of a TCP connection that no loop knows of.
+pub(crate) fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("it is bound");
+    let client = TcpStream::connect(address).expect("it listens");
+    let (server, _) = listener.accept().expect("a connection waits");
+    (client, server)
+}
+
+/// Two ends of a Unix connection that no loop knows of.
+pub(crate) fn unix_pair() -> (UnixStream, UnixStream) {
+    UnixStream::pair().expect("a pair")
+}
+
+/// What can be read now; `None` at the end.
+pub(crate) fn read_some(stream: &mut impl Read) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 1 << 16];
+    match stream.read(&mut buffer) {
+        Ok(0) => None,
+        Ok(length) => {
+            buffer.truncate(length);
+            Some(buffer)
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Some(Vec::new()),
+        Err(error) => panic!("read failed: {error}"),
+    }
+}
+
+/// A client outside the crate, on the same thread: turns the loop while it waits.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    stream: TcpStream,
+}
+
+impl Peer {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        Self::from_stream(TcpStream::connect(address).expect("it listens"))
+    }
+
+    pub(crate) fn from_stream(stream: TcpStream) -> Self {
+        stream.set_nonblocking(true).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        Self { stream }
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Writes everything.
+    #[track_caller]
+    pub(crate) fn write<T: 'static>(&mut self, event_loop: &Loop<T>, data: &[u8]) {
+        let mut rest = data;
+        pump(event_loop, || {
+            match self.stream.write(rest) {
+                Ok(length) => rest = &rest[length..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("write failed: {error}"),
+            }
+            rest.is_empty()
+        });
+    }
+
+    /// Reads exactly so many bytes.
+    #[track_caller]
+    pub(crate) fn read<T: 'static>(&mut self, event_loop: &Loop<T>, length: usize) -> Vec<u8> {
+        let mut data = Vec::new();
+        let mut buffer = vec![0; length];
+        pump(event_loop, || {
+            let wanted = length - data.len();
+            match self.stream.read(&mut buffer[..wanted]) {
+                Ok(0) => panic!("the end after {} of {length} bytes", data.len()),
+                Ok(count) => data.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("read failed: {error}"),
+            }
+            data.len() == length
+        });
+        data
+    }
+
+    /// Reads until the end, which may be a reset.
+    #[track_caller]
+    pub(crate) fn read_to_end<T: 'static>(&mut self, event_loop: &Loop<T>) -> Vec<u8> {
+        let mut data = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        pump(event_loop, || match self.stream.read(&mut buffer) {
+            Ok(0) => true,
+            Ok(count) => {
+                data.extend_from_slice(&buffer[..count]);
+                false
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => false,
+                ErrorKind::ConnectionReset => true,
+                _ => panic!("read failed: {error}"),
+            },
+        });
+        data
+    }
+}
+
+/// An echo server, and clients for it.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    pub(crate) context: SocketContext<false, (), Vec<u8>>,
+    pub(crate) listener: ListenSocket,
+}
+
+impl Echo {
+    pub(crate) fn new<T: 'static>(event_loop: &Loop<T>) -> Self {
+        let context = SocketContext::<false, (), Vec<u8>>::builder()
+            .on_data(|(), socket, rest, data| {
+                let taken = if rest.is_empty() { socket.write(data) } else { 0 };
+                rest.extend_from_slice(&data[taken..]);
+            })
+            .on_writable(|(), socket, rest| {
+                let taken = socket.write(rest);
+                rest.drain(..taken);
+            })
+            .build(event_loop, ())
+            .expect("a context");
+        let listener = context.listen("127.0.0.1:0").expect("a listener");
+        Self { context, listener }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().expect("it is bound")
+    }
+
+    pub(crate) fn peer(&self) -> Peer {
+        Peer::connect(self.address())
+    }
+
+    /// Panics unless the loop still echoes.
+    #[track_caller]
+    pub(crate) fn assert_echoes<T: 'static>(&self, event_loop: &Loop<T>) {
+        let mut peer = self.peer();
+        peer.write(event_loop, b"still there");
+        assert_eq!(peer.read(event_loop, 11), b"still there");
+    }
+}
