@@ -165,10 +165,7 @@ fn unread_bytes_survive_a_peer_that_is_gone() -> Result<(), UsError> {
     assert_eq!(new.take(), [Event::Adopt]);
     new.socket().resume();
     pump(&event_loop, || new.ended());
-    assert_eq!(
-        new.take(),
-        [Event::Data(b"theirs".to_vec()), Event::Close(CloseReason::HangUp)]
-    );
+    assert_eq!(new.take(), [Event::Data(b"theirs".to_vec()), Event::Close(CloseReason::HangUp)]);
     Ok(())
 }
 
@@ -212,10 +209,8 @@ fn there_and_back<const OLD: usize, const NEW: usize>() -> Result<(), UsError> {
     let (old_drops, new_drops) = (Drops::new(), Drops::new());
     let (old, new) = (Record::new(), Record::new());
     let (for_old, for_new) = (old_drops.clone(), new_drops.clone());
-    let source =
-        old.builder_with(move || State::<OLD>::new(&for_old, 1)).build(&event_loop, ())?;
-    let target =
-        new.builder_with(move || State::<NEW>::new(&for_new, 2)).build(&event_loop, ())?;
+    let source = old.builder_with(move || State::<OLD>::new(&for_old, 1)).build(&event_loop, ())?;
+    let target = new.builder_with(move || State::<NEW>::new(&for_new, 2)).build(&event_loop, ())?;
     let (socket, mut peer) = accept_one(&event_loop, &source, &old);
     let drops = new_drops.clone();
     socket.adopt(&target, 0, move |state: &mut State<OLD>| {
@@ -263,8 +258,7 @@ fn a_panic_of_the_closure_moves_nothing() -> Result<(), UsError> {
     let drops = Drops::new();
     let tokens = drops.clone();
     let (old, new) = (Record::new(), Record::<u64>::new());
-    let source =
-        old.builder_with(move || State::<24>::new(&tokens, 5)).build(&event_loop, ())?;
+    let source = old.builder_with(move || State::<24>::new(&tokens, 5)).build(&event_loop, ())?;
     let target = recorded(&event_loop, &new);
     let (socket, mut peer) = accept_one(&event_loop, &source, &old);
     let id = socket.id();
@@ -648,8 +642,7 @@ fn a_stream_survives_many_moves_in_the_middle() -> Result<(), UsError> {
     type Context = SocketContext<false, (), [u8; 3]>;
     let contexts = Rc::new(RefCell::new(Vec::<Context>::new()));
     for _ in 0..3 {
-        let (received, ended, moves) =
-            (Rc::clone(&received), Rc::clone(&ended), Rc::clone(&moves));
+        let (received, ended, moves) = (Rc::clone(&received), Rc::clone(&ended), Rc::clone(&moves));
         let (random, goals) = (Rc::clone(&random), Rc::clone(&contexts));
         let context = Context::builder()
             .on_data(move |(), socket, _, data| {

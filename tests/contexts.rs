@@ -154,8 +154,7 @@ fn closing_a_context_closes_all_of_it_and_it_goes_on() -> Result<(), UsError> {
     let other_record = Record::<()>::new();
     let other = recorded(&event_loop, &other_record);
     let (bystander, mut bystander_peer) = accept_one(&event_loop, &other, &other_record);
-    let mut peers: Vec<_> =
-        (0..5).map(|_| accept_one(&event_loop, &context, &record).1).collect();
+    let mut peers: Vec<_> = (0..5).map(|_| accept_one(&event_loop, &context, &record).1).collect();
     record.take();
 
     context.close();
@@ -194,8 +193,7 @@ fn a_context_can_be_closed_from_its_callbacks() -> Result<(), UsError> {
             assert!(socket.is_closed());
         })
         .build(&event_loop, ())?;
-    let mut peers: Vec<_> =
-        (0..3).map(|_| accept_one(&event_loop, &context, &record).1).collect();
+    let mut peers: Vec<_> = (0..3).map(|_| accept_one(&event_loop, &context, &record).1).collect();
     for peer in &mut peers {
         peer.write(&event_loop, b"x");
     }
@@ -242,6 +240,38 @@ fn without_callbacks_bytes_are_discarded_and_the_end_closes() -> Result<(), UsEr
     drain(&event_loop);
     assert_eq!(event_loop.metrics().bytes_received, 1 << 20);
     assert_eq!(event_loop.metrics().live_sockets, 0);
+    Ok(())
+}
+
+#[test]
+fn a_child_goes_on_without_its_parent() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let (old, new) = (Record::<u8>::new(), Record::<String>::new());
+    let parent = recorded(&event_loop, &old);
+    let child = new.builder().build_child(&parent, ())?;
+    assert_ne!(child.event_loop().metrics().live_contexts, 0);
+    assert_eq!(child.event_loop(), parent.event_loop());
+    let (socket, mut peer) = accept_one(&event_loop, &parent, &old);
+    socket.adopt(&child, 0, |_| String::from("upgraded"))?;
+    pump(&event_loop, || new.has(&Event::Adopt));
+    // What becomes of the parent is of no concern.
+    parent.close();
+    drop(parent);
+    settle(&event_loop);
+    assert_eq!(event_loop.metrics().live_contexts, 1);
+    peer.write(&event_loop, b"hello");
+    pump(&event_loop, || new.data() == b"hello");
+    assert_eq!(new.socket().with_state(|state| state.clone())?, "upgraded");
+
+    // A child has sockets of its own, and children.
+    let grandchild = Record::<()>::new();
+    let context = grandchild.builder().build_child(&child, ())?;
+    drop(child);
+    let (_, _peer) = accept_one(&event_loop, &context, &grandchild);
+    drop(event_loop);
+    let orphan = Record::<()>::new().builder().build_child(&context, ());
+    assert!(matches!(orphan, Err(UsError::LoopClosed)));
     Ok(())
 }
 

@@ -201,6 +201,48 @@ fn no_capacity_is_no_limit() -> Result<(), UsError> {
 }
 
 #[test]
+fn jobs_that_are_refused_can_be_sent_again_in_order() -> Result<(), UsError> {
+    const THREADS: usize = 3;
+    const JOBS: usize = 3000;
+    let _guard = guard();
+    let event_loop = Loop::builder().queue_capacity(16).build(vec![0_usize; THREADS])?;
+    let _keep_alive = event_loop.keep_alive()?;
+    let refused = Arc::new(AtomicUsize::new(0));
+    let left = Arc::new(AtomicUsize::new(THREADS));
+    let senders: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let (handle, refused) = (event_loop.handle(), Arc::clone(&refused));
+            let left = Arc::clone(&left);
+            thread::spawn(move || {
+                for number in 0..JOBS {
+                    let mut job = move |event_loop: &usockets::LoopRef| {
+                        let order = event_loop.with_state(|next: &mut Vec<usize>| {
+                            assert_eq!(next[thread], number, "out of order");
+                            next[thread] += 1;
+                        });
+                        order.expect("jobs run one after the other");
+                    };
+                    while let Err(error) = handle.try_defer(job) {
+                        assert!(matches!(error.reason(), UsError::QueueFull));
+                        job = error.into_job();
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        thread::yield_now();
+                    }
+                }
+                if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    handle.stop();
+                }
+            })
+        })
+        .collect();
+    event_loop.run()?;
+    senders.into_iter().for_each(|sender| sender.join().expect("no panic"));
+    settle(&event_loop);
+    assert_eq!(event_loop.with_state(|next| next.clone())?, [JOBS; THREADS]);
+    Ok(())
+}
+
+#[test]
 fn a_loop_that_is_gone_gives_the_job_back() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
@@ -215,6 +257,11 @@ fn a_loop_that_is_gone_gives_the_job_back() -> Result<(), UsError> {
     assert_eq!(drops.live(), 1);
     let _job = error.into_job();
     assert_eq!(drops.live(), 1);
+
+    let token = drops.token();
+    let error = handle.try_defer(move |_| token.hold()).expect_err("it is gone");
+    assert!(matches!(error.reason(), UsError::LoopClosed));
+    drop(error.into_job());
 
     let token = drops.token();
     let error: DeferError<_> = loop_ref.defer(move |_| token.hold()).expect_err("it is gone");

@@ -191,8 +191,8 @@ fn what_cannot_be_taken_over_is_an_error_and_closed() -> Result<(), UsError> {
     let event_loop = new_loop();
     let drops = Drops::new();
     let tokens = drops.clone();
-    let context =
-        SocketContext::<false, (), _>::builder_with(move || tokens.token()).build(&event_loop, ())?;
+    let context = SocketContext::<false, (), _>::builder_with(move || tokens.token())
+        .build(&event_loop, ())?;
     let before = Descriptors::now();
     let (connected, _far) = tcp_pair();
     let error = context.listen_fd(connected).expect_err("it does not listen");

@@ -17,9 +17,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use usockets::{
-    CloseReason, Interest, Loop, LoopRef, Poll, Socket, SocketContext, Timer, UsError,
-};
+use usockets::{CloseReason, Interest, Loop, LoopRef, Poll, Socket, SocketContext, Timer, UsError};
 use usockets_sys::{usx_fault_calls, usx_fault_fired, usx_fault_plan, usx_fault_set};
 use util::{Descriptors, Drops, Event, Record, Token, alone_for, pattern, unix_pair};
 
@@ -116,10 +114,11 @@ impl Case {
     }
 }
 
-/// Runs the scenario with every call failing in every way. Returns the number of cases.
-fn sweep(name: &str, scenario: impl Fn(&Case) -> Result<(), UsError>) -> u64 {
+/// Runs the scenario with every call failing in every way.
+fn sweep(name: &str, scenario: impl Fn(&Case) -> Result<(), UsError>) {
+    let before = Descriptors::now();
+    // Says whether the fault has struck, and how many calls were made.
     let run = |at: u64, fault: Fault| {
-        let before = Descriptors::now();
         let case = Case::default();
         set_fault(at, fault);
         if let Err(error) = scenario(&case) {
@@ -128,14 +127,15 @@ fn sweep(name: &str, scenario: impl Fn(&Case) -> Result<(), UsError>) -> u64 {
         let struck = has_struck();
         let made = calls();
         set_fault(0, fault);
+        // Threads that look up names may take a moment to give theirs back.
         before.assert_unchanged();
         assert_eq!(case.drops.live(), 0, "states are left");
         assert!(struck || !case.is_reported(), "without a fault: {:?}", case.reports);
         (struck, made)
     };
-    // Everything works without a fault, and what is made once in a process has been made.
+    // Everything works without a fault.
     let (_, calls) = run(0, FAULTS[0]);
-    let mut cases = 0;
+    let mut all_cases = 0;
     for fault in FAULTS {
         // Says where it was if it does not return.
         struct Position<'a>(&'a str, Fault, Cell<u64>);
@@ -147,14 +147,20 @@ fn sweep(name: &str, scenario: impl Fn(&Case) -> Result<(), UsError>) -> u64 {
             }
         }
         let position = Position(name, fault, Cell::new(1));
-        while run(position.2.get(), fault).0 {
+        let mut cases = 0;
+        loop {
+            let (struck, made) = run(position.2.get(), fault);
+            cases += u64::from(struck);
+            // Not every call is a transfer that could be short.
+            if made < position.2.get() {
+                break;
+            }
             position.2.set(position.2.get() + 1);
-            cases += 1;
         }
+        assert!(cases > 0 || matches!(fault, Fault::Short(_)), "{fault:?} was never tried");
+        all_cases += cases;
     }
-    println!("{name}: {calls} calls, {cases} cases");
-    assert!(cases > 0);
-    cases
+    println!("{name}: {calls} calls, {all_cases} cases");
 }
 
 /// A loop whose time passes by turns.
@@ -306,11 +312,17 @@ fn echo_over_tcp() {
 fn echo_over_unix() {
     let _guard = alone_for(SWEEP_MAX);
     let path = std::env::temp_dir().join(format!("usockets-faults-{}", std::process::id()));
+    let left = Cell::new(0);
     sweep("echo over Unix", |case| {
+        // What an earlier case has left behind is in nobody's way.
         let result = echo(case, Some(&path));
-        assert!(!path.exists(), "the file is left behind");
+        left.set(left.get() + u32::from(path.exists()));
         result
     });
+    // At the end the listener looks whether the file is its own, and removes it: either may fail.
+    let most = 2 * FAULTS.iter().filter(|fault| matches!(fault, Fault::Error(_))).count();
+    assert!(left.get() as usize <= most, "the file is left behind {} times", left.get());
+    let _gone = std::fs::remove_file(&path);
 }
 
 // -- Connect ----------------------------------------------------------------------------------
@@ -479,6 +491,37 @@ fn every_way_to_close() {
     });
 }
 
+#[test]
+fn the_reason_of_a_close_carries_the_systems_error() {
+    let _guard = alone_for(SWEEP_MAX);
+    let mut found = false;
+    for at in 1..20 {
+        let event_loop = test_loop().expect("a loop");
+        let record = Record::<()>::new();
+        let context = record.builder().build(&event_loop, ()).expect("a context");
+        let (ours, mut theirs) = unix_pair();
+        context.accept_fd(ours).expect("a socket");
+        let case = Case::default();
+        case.turn_until(&event_loop, || record.opened() == 1);
+        theirs.write_all(b"x").expect("there is room");
+        set_fault(at, Fault::Error(libc::EHOSTUNREACH));
+        for _ in 0..3 {
+            let _turned = event_loop.turn(Some(Duration::ZERO));
+        }
+        set_fault(0, Fault::Error(0));
+        if let Some(reason) = record.closed() {
+            assert_eq!(reason, CloseReason::System { errno: libc::EHOSTUNREACH });
+            let error = reason.error().expect("the system's error");
+            assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH));
+            assert_eq!(error.kind(), ErrorKind::HostUnreachable);
+            assert!(!reason.is_local());
+            assert_eq!(reason.to_string(), error.to_string());
+            found = true;
+        }
+    }
+    assert!(found, "no call of the system failed");
+}
+
 // -- Adopt ------------------------------------------------------------------------------------
 
 #[test]
@@ -511,8 +554,14 @@ fn adopt() {
         let (ours, mut theirs) = unix_pair();
         source.accept_fd(ours)?;
         theirs.write_all(b"onetwo").expect("there is room");
-        drop(theirs);
-        case.turn_until(&event_loop, || old.ended() || new.ended());
+        let mut peer = Some(theirs);
+        case.turn_until(&event_loop, || {
+            if old.data_length() + new.data_length() == 6 {
+                // Not earlier: at a hang-up an EAGAIN would say that everything was read.
+                drop(peer.take());
+            }
+            old.ended() || new.ended()
+        });
         assert!(!(old.ended() && new.ended()), "it ends twice");
         for event in old.events().into_iter().chain(new.events()) {
             match event {
@@ -626,6 +675,7 @@ fn the_second_address_of_a_name_is_tried() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = listener.local_addr().expect("it is bound").port();
     listener.set_nonblocking(true).expect("a listener");
+    let before = Descriptors::now();
     // SAFETY: the function is one of `getaddrinfo`'s kind.
     unsafe { us_internal_resolver_set_lookup(Some(two_addresses)) };
     let connect = |case: &Case| {
@@ -636,6 +686,8 @@ fn the_second_address_of_a_name_is_tried() {
     let case = Case::default();
     connect(&case).expect("it begins");
     assert!(!case.is_reported(), "the second address was not tried: {:?}", case.reports);
+    drop(case);
+    before.assert_unchanged();
     sweep("connect to the second address", connect);
     // SAFETY: brings the real one back.
     unsafe { us_internal_resolver_set_lookup(None) };

@@ -132,7 +132,8 @@ fn timers_come_at_their_time() -> Result<(), UsError> {
     assert_eq!(event_loop.next_timeout(), None);
     let timer = Timer::new(&event_loop, 0)?;
     let start = Instant::now();
-    timer.set(Duration::from_millis(20), Some(Duration::from_millis(20)), |_, count| *count += 1)?;
+    timer
+        .set(Duration::from_millis(20), Some(Duration::from_millis(20)), |_, count| *count += 1)?;
     let next = event_loop.next_timeout().expect("there is a timer");
     assert!(next <= Duration::from_millis(20), "{next:?}");
     let turns = drive(&event_loop, &epoll, || timer.with_state(|n| *n == 5).expect("not lent"));

@@ -8,9 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use usockets::{CloseReason, ContextId, SocketContext, SocketId, UsError};
-use util::{
-    Event, Record, accept_one, drain, guard, new_loop, pump, recorded, settle, tcp_pair,
-};
+use util::{Event, Record, accept_one, drain, guard, new_loop, pump, recorded, settle, tcp_pair};
 
 #[test]
 fn an_identity_comes_back_as_a_handle() -> Result<(), UsError> {
@@ -49,7 +47,8 @@ fn identities_are_plain_values_whatever_the_state() -> Result<(), UsError> {
     }
     let event_loop = new_loop();
     // States that neither leave the thread nor can be compared.
-    let context = SocketContext::<false, Rc<()>, Rc<()>>::builder().build(&event_loop, Rc::new(()))?;
+    let context =
+        SocketContext::<false, Rc<()>, Rc<()>>::builder().build(&event_loop, Rc::new(()))?;
     let (one, _far_one) = tcp_pair();
     let (two, _far_two) = tcp_pair();
     let (one, two) = (context.accept_fd(one)?, context.accept_fd(two)?);

@@ -14,7 +14,7 @@ use usockets::{
     Backend, Interest, KeepAlive, ListenSocket, Loop, LoopRef, Poll, Socket, SocketContext, Timer,
     UsError,
 };
-use util::{Descriptors, Drops, Echo, Token, drain, new_loop, pump, settle, unix_pair};
+use util::{Descriptors, Drops, Echo, Token, new_loop, pump, settle, unix_pair};
 
 type Plain = SocketContext<false>;
 

@@ -211,6 +211,7 @@ fn a_listener_closes_when_dropped_or_told() -> Result<(), UsError> {
     let listener = listen(&context);
     let address = listener.local_addr()?;
     assert!(!listener.is_closed());
+    assert!(format!("{listener:?}").contains(&address.to_string()));
     drop(listener);
     assert_refuses(address);
     let listener = listen(&context);
@@ -336,6 +337,7 @@ fn the_filter_keeps_refuses_and_takes() -> Result<(), UsError> {
             .builder()
             .accept_filter(move |(), incoming| {
                 let peer = incoming.peer_addr().expect("an IP address");
+                assert!(format!("{incoming:?}").contains("peer"));
                 // The descriptor is there to be asked.
                 let fd = incoming.as_fd();
                 let asked = SockRef::from(&fd).peer_addr().expect("it is connected");
@@ -361,8 +363,7 @@ fn the_filter_keeps_refuses_and_takes() -> Result<(), UsError> {
         assert_eq!(seen.borrow().last(), Some(&address));
         peer
     };
-    let (accepted, mut refused, taken_away, dropped) =
-        (connect(), connect(), connect(), connect());
+    let (accepted, mut refused, taken_away, dropped) = (connect(), connect(), connect(), connect());
     assert_eq!(record.take(), [Event::Open, Event::Open], "of the first and the last");
     assert!(refused.read_to_end(&event_loop).is_empty());
     drop((accepted, dropped));

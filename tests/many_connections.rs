@@ -4,7 +4,6 @@
 
 mod util;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc;
@@ -13,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use usockets::{CloseReason, SocketContext, UsError};
 use util::{
-    Drops, Token, assert_nothing_live, child_role, drain, guard_for, new_loop, pump_for, run_child,
+    Drops, Token, assert_nothing_live, child_role, drain, guard_for, new_loop, pump_for,
+    raise_descriptor_limit, run_child,
 };
 
 const CONNECTIONS: usize = 10_000;
@@ -23,14 +23,6 @@ const OTHER_DESCRIPTORS: usize = 200;
 
 /// How long all of it may take.
 const TIME_MAX: Duration = Duration::from_secs(25);
-
-/// How many descriptors this process may have.
-fn descriptor_limit() -> usize {
-    let limits = fs::read_to_string("/proc/self/limits").expect("/proc is mounted");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
-    let number = line.split_whitespace().nth(3).expect("the soft limit");
-    number.parse().unwrap_or(usize::MAX)
-}
 
 /// What a connection sends, which is not what its neighbours send.
 fn message(number: usize) -> [u8; 16] {
@@ -47,27 +39,28 @@ fn ten_thousand_connections_are_served_at_once() -> Result<(), UsError> {
         return Ok(());
     }
     let _guard = guard_for(TIME_MAX);
-    let count = CONNECTIONS.min(descriptor_limit() - OTHER_DESCRIPTORS);
+    let count = CONNECTIONS.min(raise_descriptor_limit() - OTHER_DESCRIPTORS);
     if count < CONNECTIONS {
         println!("{count} connections only: the system allows no more descriptors");
     }
     let event_loop = new_loop();
     let drops = Drops::new();
     let tokens = drops.clone();
-    let server = SocketContext::<false, (usize, usize), Token>::builder_with(move || tokens.token())
-        .on_open(|(open, most), _, _, _| {
-            *open += 1;
-            *most = (*most).max(*open);
-        })
-        .on_data(|_, socket, token, data| {
-            token.hold();
-            assert_eq!(socket.write(data), data.len());
-        })
-        .on_close(|(open, _), _, _, reason| {
-            assert_eq!(*reason, CloseReason::End);
-            *open -= 1;
-        })
-        .build(&event_loop, (0, 0))?;
+    let server =
+        SocketContext::<false, (usize, usize), Token>::builder_with(move || tokens.token())
+            .on_open(|(open, most), _, _, _| {
+                *open += 1;
+                *most = (*most).max(*open);
+            })
+            .on_data(|_, socket, token, data| {
+                token.hold();
+                assert_eq!(socket.write(data), data.len());
+            })
+            .on_close(|(open, _), _, _, reason| {
+                assert_eq!(*reason, CloseReason::End);
+                *open -= 1;
+            })
+            .build(&event_loop, (0, 0))?;
     let listener = server.listen("127.0.0.1:0")?;
 
     let role = format!("{} {count}", listener.local_addr()?);
@@ -95,7 +88,9 @@ fn ten_thousand_connections_are_served_at_once() -> Result<(), UsError> {
 
     // They go all at once.
     drop(child.stdin.take());
-    pump_for(&event_loop, TIME_MAX, || server.with_state(|(open, _)| *open == 0).expect("not lent"));
+    pump_for(&event_loop, TIME_MAX, || {
+        server.with_state(|(open, _)| *open == 0).expect("not lent")
+    });
     drops.assert_all_dropped();
     assert_eq!(drops.made(), count);
     assert!(child.wait().expect("the child ends").success());

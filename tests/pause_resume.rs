@@ -123,11 +123,7 @@ fn a_hang_up_is_not_spun_upon_while_paused() -> Result<(), UsError> {
     pump(&event_loop, || record.ended());
     assert_eq!(
         record.take(),
-        [
-            Event::Open,
-            Event::Data(b"remember me".to_vec()),
-            Event::Close(CloseReason::HangUp)
-        ]
+        [Event::Open, Event::Data(b"remember me".to_vec()), Event::Close(CloseReason::HangUp)]
     );
     Ok(())
 }

@@ -211,13 +211,10 @@ fn the_source_comes_back() -> Result<(), UsError> {
     let drops = Drops::new();
     let (source, mut other) = unix_pair();
     let token = drops.token();
-    let poll = Poll::new(
-        &event_loop,
-        source,
-        Interest::READABLE,
-        drops.token(),
-        move |_, _, _| token.hold(),
-    )?;
+    let poll =
+        Poll::new(&event_loop, source, Interest::READABLE, drops.token(), move |_, _, _| {
+            token.hold()
+        })?;
     let mut source: UnixStream = poll.into_inner().expect("the handler does not run");
     drops.assert_all_dropped();
     assert_nothing_live(&event_loop);
@@ -328,13 +325,10 @@ fn the_loop_ends_its_polls() -> Result<(), UsError> {
     let loop_ref = event_loop.clone();
     let (source, mut other) = unix_pair();
     let token = drops.token();
-    let poll = Poll::new(
-        &event_loop,
-        source,
-        Interest::READABLE,
-        drops.token(),
-        move |_, _, _| token.hold(),
-    )?;
+    let poll =
+        Poll::new(&event_loop, source, Interest::READABLE, drops.token(), move |_, _, _| {
+            token.hold()
+        })?;
     drop(event_loop);
     drops.assert_all_dropped();
     assert_eq!(poll.interest(), Interest::NONE);
@@ -347,6 +341,36 @@ fn the_loop_ends_its_polls() -> Result<(), UsError> {
     let made = Poll::try_new(&loop_ref, source, Interest::READABLE, (), |_, (), _| ());
     let (error, _source) = made.expect_err("the loop is gone");
     assert!(matches!(error, UsError::LoopClosed), "{error}");
+    Ok(())
+}
+
+#[test]
+fn the_source_stays_while_the_loop_ends() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let drops = Drops::new();
+    let (source, _other) = unix_pair();
+    let poll = Poll::new(&event_loop, source, Interest::READABLE, drops.token(), |_, _, _| ())?;
+    let slot = Rc::new(RefCell::new(Some(poll)));
+    let (own, tried) = (Rc::clone(&slot), Rc::new(Cell::new(false)));
+    let done = Rc::clone(&tried);
+    let context = usockets::SocketContext::<false>::builder()
+        .on_close(move |_, _, _, _| {
+            let poll = own.take().expect("it was put there");
+            let poll = poll.into_inner().expect_err("the loop is being dropped");
+            assert!(!format!("{:?}", poll.source()).is_empty());
+            *own.borrow_mut() = Some(poll);
+            done.set(true);
+        })
+        .build(&event_loop, ())?;
+    let (ours, _theirs) = unix_pair();
+    let socket = context.accept_fd(ours)?;
+    pump(&event_loop, || socket.is_established());
+    drop(event_loop);
+    assert!(tried.get());
+    drops.assert_all_dropped();
+    let poll = slot.take().expect("it was put back");
+    assert!(poll.into_inner().is_ok());
     Ok(())
 }
 

@@ -150,16 +150,17 @@ fn a_state_without_size_is_made_and_dropped_once() -> Result<(), UsError> {
     let (made, dropped) = (MADE.get(), DROPPED.get());
     let event_loop = Loop::<Nothing>::new()?;
     let context =
-        SocketContext::<false, Nothing, Nothing>::builder().build(&event_loop, Nothing::default())?;
-    let timer = Timer::new(&event_loop, Nothing::default())?;
+        SocketContext::<false, Nothing, Nothing>::builder().build(&event_loop, Nothing)?;
+    let timer = Timer::new(&event_loop, Nothing)?;
     let (source, _other) = unix_pair();
-    let poll =
-        Poll::new(&event_loop, source, Interest::READABLE, Nothing::default(), |_, _, _| ())?;
+    let poll = Poll::new(&event_loop, source, Interest::READABLE, Nothing, |_, _, _| ())?;
     assert_eq!((MADE.get() - made, DROPPED.get() - dropped), (4, 0));
     for _ in 0..5 {
         let (ours, _theirs) = unix_pair();
         let socket = context.accept_fd(ours)?;
-        socket.with_state(|_| assert!(matches!(socket.with_state(|_| ()), Err(UsError::StateInUse))))?;
+        socket.with_state(|_| {
+            assert!(matches!(socket.with_state(|_| ()), Err(UsError::StateInUse)))
+        })?;
     }
     assert_eq!((MADE.get() - made, DROPPED.get() - dropped), (9, 0));
     // Their peers are gone, and they close.
@@ -231,8 +232,7 @@ fn flags_beside_the_state_do_not_touch_it() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = test_clock_loop();
     let record = Record::<[u8; 64]>::new();
-    let context =
-        record.builder_with(|| [0xff; 64]).build(&event_loop, ())?;
+    let context = record.builder_with(|| [0xff; 64]).build(&event_loop, ())?;
     let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     socket.with_state(|state| state.fill(0xee))?;
     socket.pause();

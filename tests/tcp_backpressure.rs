@@ -224,10 +224,7 @@ fn a_close_in_on_writable_is_the_last_of_it() -> Result<(), UsError> {
     swallow(&event_loop, &mut peer, sent);
     assert_eq!(peer.read_to_end(&event_loop), b"");
     pump(&event_loop, || record.ended());
-    assert_eq!(
-        record.take(),
-        [Event::Open, Event::Writable, Event::Close(CloseReason::Local)]
-    );
+    assert_eq!(record.take(), [Event::Open, Event::Writable, Event::Close(CloseReason::Local)]);
     Ok(())
 }
 
@@ -278,8 +275,7 @@ fn many_sockets_wait_for_room_side_by_side() -> Result<(), UsError> {
     let data = Rc::new(pattern(1 << 20));
     let record = Record::new();
     let context = sender(&event_loop, &data, &record)?;
-    let mut peers: Vec<_> =
-        (0..20).map(|_| accept_one(&event_loop, &context, &record).1).collect();
+    let mut peers: Vec<_> = (0..20).map(|_| accept_one(&event_loop, &context, &record).1).collect();
     let finished = Cell::new(0);
     // The last one first, so that the others have to wait.
     for peer in peers.iter_mut().rev() {

@@ -373,7 +373,8 @@ fn the_local_address_can_be_chosen() -> Result<(), UsError> {
     assert_eq!(socket.local_addr()?.ip(), IpAddr::from([127, 0, 0, 9]));
     assert_eq!(server.socket().peer_addr()?, socket.local_addr()?);
 
-    let by_name = context.connect_with(("localhost", listener.local_addr()?.port()), &options, ())?;
+    let by_name =
+        context.connect_with(("localhost", listener.local_addr()?.port()), &options, ())?;
     pump(&event_loop, || client.opened() == 2);
     assert_eq!(by_name.local_addr()?.ip(), IpAddr::from([127, 0, 0, 9]));
     Ok(())
@@ -416,9 +417,11 @@ fn closing_before_the_connection_is_made_cancels_it_once() -> Result<(), UsError
         // Neither made nor refused; about to be made; being looked up.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let address = listener.local_addr().expect("it is bound");
-        for target in
-            [Target::address(full.address()), Target::address(address), Target::name("localhost", 1)?]
-        {
+        for target in [
+            Target::address(full.address()),
+            Target::address(address),
+            Target::name("localhost", 1)?,
+        ] {
             check(&|socket| socket.close(), target.clone())?;
             check(&|socket| socket.reset(), target.clone())?;
             check(&|_| context.close(), target.clone())?;

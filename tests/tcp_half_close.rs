@@ -92,11 +92,7 @@ fn our_end_leaves_the_other_direction_open() -> Result<(), UsError> {
     // No `on_end`: the socket closes instead.
     assert_eq!(
         record.take(),
-        [
-            Event::Open,
-            Event::Data(b"still talking".to_vec()),
-            Event::Close(CloseReason::End)
-        ]
+        [Event::Open, Event::Data(b"still talking".to_vec()), Event::Close(CloseReason::End)]
     );
     Ok(())
 }
@@ -274,7 +270,11 @@ fn a_reader_that_was_paused_gets_it_all_before_the_end() -> Result<(), UsError> 
     pump(&event_loop, || {
         // Pauses and resumes all the way.
         rounds += 1;
-        if rounds % 2 == 0 { socket.pause() } else { socket.resume() }
+        if rounds % 2 == 0 {
+            socket.pause()
+        } else {
+            socket.resume()
+        }
         record.has(&Event::End)
     });
     sender.join().expect("no panic");

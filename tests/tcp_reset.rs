@@ -8,8 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use usockets::{CloseReason, UsError};
 use util::{
-    Drops, Event, Peer, Record, accept_one, drain, guard, new_loop, pattern, pump, recorded,
-    settle,
+    Drops, Event, Peer, Record, accept_one, drain, guard, new_loop, pattern, pump, recorded, settle,
 };
 
 /// Ends the connection of a peer by a reset.

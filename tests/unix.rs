@@ -369,8 +369,8 @@ fn a_full_queue_is_an_error_or_a_wait_but_no_hang() -> Result<(), UsError> {
     let _guard = alone();
     let folder = Folder::new();
     let path = folder.path("socket");
-    let raw = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)
-        .expect("a socket");
+    let raw =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
     raw.bind(&socket2::SockAddr::unix(&path).expect("an address")).expect("it is free");
     raw.listen(1).expect("a listener");
     let descriptors = Descriptors::now();
@@ -479,10 +479,7 @@ fn half_close_works_as_over_tcp() -> Result<(), UsError> {
     stream.write_all(b"question").expect("there is room");
     stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
     pump(&event_loop, || record.has(&Event::End));
-    assert_eq!(
-        record.take(),
-        [Event::Open, Event::Data(b"question".to_vec()), Event::End]
-    );
+    assert_eq!(record.take(), [Event::Open, Event::Data(b"question".to_vec()), Event::End]);
     let socket = record.socket();
     assert_eq!(socket.write(b"answer"), 6);
     socket.shutdown();

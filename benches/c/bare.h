@@ -1,12 +1,13 @@
-/* The floor to compare with: what the system calls themselves cost, in a loop that does this one thing. */
+/* The floor to compare with: what the system calls themselves cost, in a loop that does this one
+ * thing. */
 #ifndef BARE_H
 #define BARE_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* Echoes on every connection of the listening descriptor, which does not block, and answers with sends of
- * at most `reply` bytes. Returns only on failure, with the error number. */
+/* Echoes on every connection of the listening descriptor, which does not block, and answers with
+ * sends of at most `reply` bytes. Returns only on failure, with the error number. */
 int bare_echo(int listener, size_t reply);
 
 struct bare_queue;

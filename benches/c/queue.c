@@ -1,5 +1,6 @@
-/* A queue of the same design as the crate's, with nothing around it: a mutex, a vector that the loop swaps
- * out whole, a wake only when the loop has said that it sleeps, and no allocation per job. */
+/* A queue of the same design as the crate's, with nothing around it: a mutex, a vector that the
+ * loop swaps out whole, a wake only when the loop has said that it sleeps, and no allocation per
+ * job. */
 #include "bare.h"
 
 #include <errno.h>
@@ -9,7 +10,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* How often, and for how many pauses in between, the loop tries to get a busy lock before it waits. */
+/* How often, and for how many pauses in between, the loop tries to get a busy lock before it
+ * waits. */
 #define ATTEMPTS 8
 #define PAUSES 128
 
@@ -88,8 +90,8 @@ int bare_queue_post(struct bare_queue *queue, bare_function function, size_t pro
     return 0;
 }
 
-/* A loop that slept in the lock would take a handful of jobs each time, and make the producers pay for
- * waking it. */
+/* A loop that slept in the lock would take a handful of jobs each time, and make the producers pay
+ * for waking it. */
 static void lock_patiently(struct bare_queue *queue) {
     for (int i = 0; i < ATTEMPTS; i++) {
         if (pthread_mutex_trylock(&queue->mutex) == 0) {
@@ -102,7 +104,8 @@ static void lock_patiently(struct bare_queue *queue) {
     pthread_mutex_lock(&queue->mutex);
 }
 
-/* Takes all jobs, and leaves the emptied vector in exchange. Says that the loop sleeps if there are none. */
+/* Takes all jobs, and leaves the emptied vector in exchange. Says that the loop sleeps if there are
+ * none. */
 static void take(struct bare_queue *queue, struct jobs *jobs) {
     lock_patiently(queue);
     struct jobs taken = queue->jobs;

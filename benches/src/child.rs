@@ -1,7 +1,7 @@
 //! Processes of their own: this program, started anew for one part.
 //!
-//! Every measurement gets fresh ones, so that no peer lives on with what an earlier measurement left
-//! behind in its memory, and the luck of where things lie is drawn anew.
+//! Every measurement gets fresh ones, so that no peer lives on with what an earlier measurement
+//! left behind in its memory, and the luck of where things lie is drawn anew.
 
 use std::env;
 use std::fs;

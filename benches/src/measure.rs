@@ -1,8 +1,8 @@
 //! Rounds, medians, ratios.
 //!
-//! Every round measures each row with each peer, the rows shuffled, and within a row the peers: what
-//! is compared is measured within a second or two, and nobody always comes first. A ratio is taken
-//! within each round; what is printed is the median of these, and their quartiles.
+//! Every round measures each row with each peer, the rows shuffled, and within a row the peers:
+//! what is compared is measured within a second or two, and nobody always comes first. A ratio is
+//! taken within each round; what is printed is the median of these, and their quartiles.
 
 use std::fmt::Display;
 use std::io::{self, Write};

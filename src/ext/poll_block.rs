@@ -63,19 +63,16 @@ impl<F: AsFd + 'static, T: 'static> PollBlock<F, T> {
     ) -> Result<Self, (UsError, F)> {
         // Code of the program, which must not run while we hold a pointer of the engine.
         let fd = source.as_fd().as_raw_fd();
-        let engine = match shell.open_engine() {
-            Ok(engine) => engine,
-            Err(error) => return Err((error, source)),
+        let poll = match Self::start(shell, keeps_alive, fd, events) {
+            Ok(poll) => poll,
+            Err(error) => {
+                // Before there is a result, which a panic of theirs would lose.
+                let frame = Frame::enter(shell);
+                drop((handler, state));
+                drop(frame);
+                return Err((error, source));
+            }
         };
-        let Some(poll) = engine.create_poll(keeps_alive, ext_size::<Content<F, T>>()) else {
-            return Err((UsError::out_of_memory("create_poll"), source));
-        };
-        poll.init(fd, ready::<F, T>, released::<F, T>);
-        if let Err(error) = poll.start(engine, events) {
-            // SAFETY: nobody else has seen the poll, whose ext is still empty.
-            unsafe { poll.free(engine) };
-            return Err((UsError::io("poll", error), source));
-        }
         let source = Rc::new(source);
         let content = Content {
             shell: Rc::as_ptr(shell),
@@ -98,6 +95,28 @@ impl<F: AsFd + 'static, T: 'static> PollBlock<F, T> {
             closed: Cell::new(false),
             _state: PhantomData,
         })
+    }
+
+    /// A poll of the engine that watches the descriptor, and whose ext is still empty.
+    fn start(
+        shell: &Shell,
+        keeps_alive: bool,
+        fd: c_int,
+        events: c_int,
+    ) -> Result<RawPoll<'_>, UsError> {
+        let engine = shell.open_engine()?;
+        let poll = engine
+            .create_poll(keeps_alive, ext_size::<Content<F, T>>())
+            .ok_or_else(|| UsError::out_of_memory("create_poll"))?;
+        poll.init(fd, ready::<F, T>, released::<F, T>);
+        match poll.start(engine, events) {
+            Ok(()) => Ok(poll),
+            Err(error) => {
+                // SAFETY: nobody else has seen the poll.
+                unsafe { poll.free(engine) };
+                Err(UsError::io("poll", error))
+            }
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Address {
             return unix::SocketAddr::from_abstract_name(name).ok();
         }
         // Without a path it is unnamed.
-        let path = address.as_pathname().unwrap_or(Path::new(""));
+        let path = address.as_pathname().unwrap_or_else(|| Path::new(""));
         unix::SocketAddr::from_pathname(path).ok()
     }
 }

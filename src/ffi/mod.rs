@@ -17,7 +17,7 @@ pub(crate) use address::Address;
 pub(crate) use context::{ListenSettings, RawContext, RawListener};
 pub(crate) use event_loop::RawLoop;
 pub(crate) use poll::RawPoll;
-pub(crate) use socket::{SocketView, Adoption, Deadline, RawSocket, State};
+pub(crate) use socket::{Adoption, Deadline, RawSocket, SocketView, State};
 pub(crate) use timer::RawTimer;
 pub(crate) use waker::Waker;
 

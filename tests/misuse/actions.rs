@@ -111,6 +111,7 @@ list! {
         Resolve,
         DropEverything,
         CloseEverything,
+        CloseAndDropEverything,
         Panic,
         CloseAndPanic,
         DropContextsAndPanic,
@@ -407,7 +408,7 @@ fn deed_of(world: &Rc<World>, deed: Deed, here: &mut Here<'_>) {
         | Deed::DropSignal
         | Deed::TakeKeepAlive
         | Deed::DropKeepAlive => with_loop_parts(world, deed),
-        Deed::Run | Deed::Turn | Deed::RunFor => run_inside(world, deed),
+        Deed::Run | Deed::Turn | Deed::RunFor => run_inside(world, deed, here),
         Deed::Stop | Deed::Wake | Deed::DropLoop | Deed::OtherLoop | Deed::AdvanceClock => {
             with_loop(world, deed);
         }
@@ -424,6 +425,10 @@ fn deed_of(world: &Rc<World>, deed: Deed, here: &mut Here<'_>) {
         Deed::Resolve => resolve(world),
         Deed::DropEverything => drop_everything(world),
         Deed::CloseEverything => close_everything(world, here),
+        Deed::CloseAndDropEverything => {
+            close_everything(world, here);
+            drop_everything(world);
+        }
         Deed::Panic
         | Deed::CloseAndPanic
         | Deed::DropContextsAndPanic
@@ -436,7 +441,7 @@ fn deed_of(world: &Rc<World>, deed: Deed, here: &mut Here<'_>) {
                 Deed::DropEverythingAndPanic => drop_everything(world),
                 _ => {}
             }
-            world.panic()
+            world.panic(here.place)
         }
     }
 }
@@ -515,7 +520,7 @@ fn with_timer(world: &World, deed: Deed, here: &mut Here<'_>) {
         Deed::DropTimer => {
             drop(world.timer.take());
             // Elsewhere whoever lends the timer still has it.
-            if let (Some(timer), Place::Timer) = (here.timer, world.place()) {
+            if let (Some(timer), Some(Place::Timer)) = (here.timer, here.place) {
                 world.expect(!timer.is_armed(), "a dropped timer is armed");
                 let set = timer.set(Duration::ZERO, None, |_, _| ());
                 world.expect(set.is_err(), "a dropped timer is set");
@@ -555,7 +560,7 @@ fn with_poll(world: &World, deed: Deed, here: &mut Here<'_>) {
     match deed {
         Deed::DropPoll => {
             drop(world.poll.take());
-            if let (Some(poll), Place::Poll) = (here.poll, world.place()) {
+            if let (Some(poll), Some(Place::Poll)) = (here.poll, here.place) {
                 let set = poll.set_interest(Interest::READABLE);
                 world.expect(set.is_err(), "a dropped poll is changed");
             }
@@ -627,9 +632,9 @@ fn with_loop_parts(world: &World, deed: Deed) {
 }
 
 /// A run inside a run, or inside a closure of this crate.
-fn run_inside(world: &World, deed: Deed) {
+fn run_inside(world: &World, deed: Deed, here: &Here<'_>) {
     let Some(event_loop) = world.event_loop.get() else { return };
-    if world.place().kind() == Kind::Trait {
+    if here.place.is_some_and(|place| place.kind() == Kind::Trait) {
         // Nothing speaks against a turn here.
         let turned = world.driving(|| event_loop.turn(Some(Duration::ZERO)));
         world.expect(turned.is_ok(), "a turn outside of everything is refused");
@@ -722,10 +727,8 @@ fn states(world: &World, here: &mut Here<'_>) {
         let lent = socket.state();
         world.expect(matches!(lent, Err(UsError::StateInUse)), "a lent socket state is lent");
     }
-    let of_main = |place: Place| !matches!(place, Place::Adopt | Place::AdoptedData);
-    if let (Some(main), true, true) =
-        (world.main.get(), here.state.is_some(), of_main(world.place()))
-    {
+    let of_target = matches!(here.place, Some(Place::Adopt | Place::AdoptedData));
+    if let (Some(main), true, false) = (world.main.get(), here.state.is_some(), of_target) {
         let lent = main.with_state(|_| ());
         world.expect(matches!(lent, Err(UsError::StateInUse)), "a lent context state is lent");
     }
@@ -841,8 +844,8 @@ fn forget_handles(world: &World) {
         // Both ends of its connection.
         forget(watch, 2);
     }
-    // Handles keep the waker of their loop.
-    forget(event_loop.clone(), 1);
+    // All handles keep the one waker of their loop.
+    forget(event_loop.clone(), usize::from(!world.has_forgotten.replace(true)));
     // A lent value that is taken out and forgotten leaves another one in its place.
     if let Some(other) = world.other.get() {
         let _replaced = other.with_state(|session| drop(mem::replace(session, Session::silent())));

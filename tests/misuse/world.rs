@@ -72,6 +72,7 @@ impl<V: Clone> Shelf<V> {
 /// What is at hand in a place.
 #[derive(Default)]
 pub(crate) struct Here<'a> {
+    pub(crate) place: Option<Place>,
     pub(crate) socket: Option<&'a dyn Actor>,
     pub(crate) session: Option<&'a mut Session>,
     pub(crate) state: Option<&'a mut ContextState>,
@@ -81,8 +82,10 @@ pub(crate) struct Here<'a> {
 
 /// A loop with all that belongs to it, and what has been seen of it.
 pub(crate) struct World {
-    place: Place,
-    action: Cell<Option<Action>>,
+    /// What is to be done where, each once.
+    plan: RefCell<Vec<(Place, Action)>>,
+    /// There is only one action, so that more is known of what must follow.
+    single: bool,
     armed: Cell<bool>,
     /// Drives by `run` instead of `turn`.
     by_run: bool,
@@ -107,6 +110,8 @@ pub(crate) struct World {
     /// The peers of the sockets.
     pub(crate) peers: RefCell<Vec<UnixStream>>,
     pub(crate) tcp_peers: RefCell<Vec<TcpStream>>,
+    /// A handle was forgotten.
+    pub(crate) has_forgotten: Cell<bool>,
     /// Where nobody listens.
     pub(crate) refused: SocketAddr,
 
@@ -125,17 +130,17 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(action: Action, place: Place, index: usize) -> Rc<Self> {
+    pub(crate) fn new(plan: Vec<(Place, Action)>, by_run: bool) -> Rc<Self> {
         FORGOTTEN_DESCRIPTORS.store(0, Ordering::SeqCst);
         let drops = Drops::new();
         let state = LoopState::new(drops.token());
         let event_loop = Loop::builder().test_clock().build(state).expect("a loop");
         let nobody = TcpListener::bind("127.0.0.1:0").expect("a listener");
         Rc::new(Self {
-            place,
-            action: Cell::new(Some(action)),
+            single: plan.len() == 1,
+            plan: RefCell::new(plan),
             armed: Cell::new(false),
-            by_run: index % 2 == 1,
+            by_run,
             visited: RefCell::default(),
             loop_ref: event_loop.clone(),
             handle: event_loop.typed_handle(),
@@ -153,6 +158,7 @@ impl World {
             kept: RefCell::default(),
             peers: RefCell::default(),
             tcp_peers: RefCell::default(),
+            has_forgotten: Cell::new(false),
             refused: nobody.local_addr().expect("it is bound"),
             drops,
             ledger: Ledger::default(),
@@ -173,8 +179,15 @@ impl World {
         self.armed.set(true);
     }
 
-    pub(crate) fn place(&self) -> Place {
-        self.place
+    /// What is to be done in this place now.
+    fn take_action(&self, place: Place) -> Option<Action> {
+        // A second panic would end the process.
+        if !self.armed.get() || thread::panicking() {
+            return None;
+        }
+        let mut plan = self.plan.borrow_mut();
+        let index = plan.iter().position(|(planned, _)| *planned == place)?;
+        Some(plan.remove(index).1)
     }
 
     pub(crate) fn was_visited(&self, place: Place) -> bool {
@@ -297,12 +310,13 @@ impl World {
     }
 
     /// Panics as the program.
-    pub(crate) fn panic(&self) -> ! {
+    pub(crate) fn panic(&self, place: Option<Place>) -> ! {
         self.thrown.set(self.thrown.get() + 1);
-        if self.place.kind() == Kind::Callback {
+        if place.is_some_and(|place| place.kind() == Kind::Callback) {
             self.panicking.set(true);
         }
-        if self.loop_ref.is_closed() {
+        // Callbacks may be missing at the end.
+        if self.loop_ref.is_closed() || !self.single {
             self.incomplete.set(true);
         }
         // Not `panic!`, which would print.
@@ -313,11 +327,13 @@ impl World {
 
     /// What must hold when everything is gone; returns all that did not.
     pub(crate) fn judge(&self) -> Vec<String> {
-        if self.action.take().is_some() {
+        if self.single && !self.plan.borrow().is_empty() {
             self.fault("the place was not reached");
         }
-        if self.thrown.get() != self.caught.get() {
-            self.fault(format!("{} panics, {} came out", self.thrown.get(), self.caught.get()));
+        // The first of several panics wins.
+        let (thrown, caught) = (self.thrown.get(), self.caught.get());
+        if caught > thrown || (caught == 0) != (thrown == 0) {
+            self.fault(format!("{thrown} panics, {caught} came out"));
         }
         if self.depth.get() != 0 {
             self.fault("code of the program has not ended");
@@ -364,6 +380,7 @@ impl Drop for Entered {
 /// The program is in a place: acts, if this is the one.
 pub(crate) fn visit(place: Place, here: &mut Here<'_>) -> Entered {
     let Some(world) = current() else { return Entered(None) };
+    here.place = Some(place);
     world.check_entry(place);
     if world.armed.get() {
         world.visited.borrow_mut().insert(place);
@@ -374,11 +391,8 @@ pub(crate) fn visit(place: Place, here: &mut Here<'_>) -> Entered {
         world.depth.set(world.depth.get() + 1);
         Entered(Some(Rc::clone(&world)))
     };
-    // A second panic would end the process.
-    if world.armed.get() && world.place == place && !thread::panicking() {
-        if let Some(action) = world.action.take() {
-            actions::perform(&world, action, here);
-        }
+    if let Some(action) = world.take_action(place) {
+        actions::perform(&world, action, here);
     }
     entered
 }

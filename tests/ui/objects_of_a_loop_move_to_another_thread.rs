@@ -1,8 +1,6 @@
-//! What belongs to a loop stays on its thread.
+//! What belongs to a loop stays on its thread. (`tests/auto_traits.rs` has the whole list.)
 
-use usockets::{
-    KeepAlive, ListenSocket, Loop, LoopRef, Poll, SignalWatch, Socket, SocketContext, Timer,
-};
+use usockets::{ListenSocket, Loop, LoopRef, Poll, Socket, SocketContext, Timer};
 
 fn send<V: Send>(_: V) {}
 
@@ -14,7 +12,6 @@ fn all(
     listener: ListenSocket,
     timer: Timer,
     poll: Poll<std::fs::File>,
-    guards: (KeepAlive, SignalWatch),
 ) {
     send(event_loop);
     send(loop_ref);
@@ -23,8 +20,6 @@ fn all(
     send(listener);
     send(timer);
     send(poll);
-    send(guards.0);
-    send(guards.1);
 }
 
 fn main() {

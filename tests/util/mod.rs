@@ -299,21 +299,24 @@ impl Descriptors {
     /// theirs.
     #[track_caller]
     pub(crate) fn assert_unchanged(self) {
-        self.assert_unchanged_but_for(0);
+        if let Err(message) = self.check_unchanged_but_for(0) {
+            panic!("{message}");
+        }
     }
 
-    /// As [`assert_unchanged`](Self::assert_unchanged), if the test itself has leaked some.
-    #[track_caller]
-    pub(crate) fn assert_unchanged_but_for(self, leaked: usize) {
+    /// `Err` says what is wrong, if the test itself has leaked some.
+    pub(crate) fn check_unchanged_but_for(self, leaked: usize) -> Result<(), String> {
         let (expected, ends) = (self.0 + leaked, Instant::now() + scaled(Duration::from_secs(2)));
         loop {
             let open = open_descriptors();
             if open == expected {
-                return;
+                return Ok(());
             }
             if Instant::now() >= ends {
                 let names = descriptor_names();
-                panic!("{expected} descriptors should be open, there are {open}: {names:?}");
+                return Err(format!(
+                    "{expected} descriptors should be open, there are {open}: {names:?}"
+                ));
             }
             thread::yield_now();
         }
@@ -344,8 +347,10 @@ fn descriptor_names() -> Vec<String> {
 
 mod bytes;
 mod child;
+mod limits;
 mod record;
 
 pub use bytes::{Random, assert_same, pattern};
 pub use child::{child_role, run_child};
+pub(crate) use limits::raise_descriptor_limit;
 pub use record::{Event, Record, accept_one, listen, recorded};

@@ -62,7 +62,8 @@ fn done(producer: usize) -> u64 {
     DONE[producer].0.load(Ordering::Acquire)
 }
 
-/// In the child: this thread becomes the loop; the producers print the figures, and end the process.
+/// In the child: this thread becomes the loop; the producers print the figures, and end the
+/// process.
 pub(crate) fn play(peer: &str, client_cpu: usize, arguments: &[&str]) -> Result<()> {
     let producers = match arguments {
         ["flood", producers, jobs] => {

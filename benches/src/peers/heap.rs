@@ -1,5 +1,5 @@
-//! Timers made by hand, of what the standard library has: a heap of times beside boxed closures. What
-//! was given up stays in the heap until it would have been due.
+//! Timers made by hand, of what the standard library has: a heap of times beside boxed closures.
+//! What was given up stays in the heap until it would have been due.
 
 use std::cell::Cell;
 use std::cmp::Reverse;

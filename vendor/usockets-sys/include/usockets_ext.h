@@ -199,11 +199,11 @@ void usx_context_release(struct us_socket_context_t *context);
 void usx_context_on_release(struct us_socket_context_t *context,
                             void (*on_release)(struct us_socket_context_t *context));
 
-/* Called for a socket that usx_socket_adopt_later() moves, on the target context, at the pending point.
- * The socket is still in its old context with its old ext. `argument` is what was given. Returning 0
- * lets the move happen, anything else leaves everything as it was. Then, after the move, `adopted` is
- * called with the socket in its new place; `ext` is zeroed beyond what was there.
- * `dropped` is called instead when the socket closed before its turn came. */
+/* What usx_socket_adopt_later() calls, at the pending point; none may be NULL. `argument` is what was given.
+ * `before`: the socket is still in its old context with its old ext. Returning 0 lets it move, anything else
+ * leaves everything as it was, and nothing further is called. `after`: it is in its new place; the ext keeps
+ * its content up to the smaller of both sizes. `dropped`: instead of the other two when the socket closed
+ * before its turn came; instead of `after` when it could not be moved. */
 struct usx_adoption {
     int (*before)(struct us_socket_t *s, void *argument);
     void (*after)(struct us_socket_t *s, void *argument);

@@ -7,6 +7,7 @@
 #   make unit                        the unit tests alone
 #   make test-faults                 the sweep over injected faults
 #   make test-threads                what uses several threads, under ThreadSanitizer
+#   make test-torture                random actions inside random callbacks, TORTURE_SECONDS on each back end
 #   make test-all                    gcc, clang, sanitizers, faults, threads
 #
 # JOBS: tests at a time. USOCKETS_TEST_TIME in the environment multiplies the time limits.
@@ -17,6 +18,8 @@ TESTS ?=
 
 RUNNER := $(OUT)/runner
 FAULT_SWEEP := $(OUT)/fault_sweep
+TORTURE := $(OUT)/torture
+TORTURE_SECONDS ?= 20
 
 test_flags := -std=c11 $(defines) -Iinclude -iquote src -iquote test -Wall -Wextra -Werror $(sanitize) $(CFLAGS)
 test_libraries := -pthread -ldl
@@ -25,6 +28,7 @@ test_object = $(1:test/%.c=$(OUT)/test/%.o)
 mock_objects := $(call test_object,$(wildcard test/mock_*.c))
 harness_objects := $(call test_object,$(wildcard test/harness*.c)) $(mock_objects)
 runner_objects := $(call test_object,test/runner.c $(sort $(wildcard test/test_*.c))) $(harness_objects)
+torture_objects := $(call test_object,$(sort $(wildcard test/torture*.c)))
 sweep_objects := $(call test_object,$(sort $(wildcard test/fault_*.c))) $(harness_objects)
 unit_sources := $(sort $(wildcard test/unit/*_test.c))
 unit_programs := $(unit_sources:test/%.c=$(OUT)/%)
@@ -55,6 +59,14 @@ test-faults:
 test-faults-run: unit $(FAULT_SWEEP)
 	$(foreach backend,$(filter-out mock,$(BACKEND)),$(FAULT_SWEEP) -j4 --backend $(backend) &&) true
 
+test-torture:
+	$(MAKE) SANITIZE=address,undefined test-torture-run
+
+.PHONY: test-torture test-torture-run
+test-torture-run: $(TORTURE)
+	$(foreach backend,$(filter-out mock,$(BACKEND)),\
+	    USOCKETS_BACKEND=$(backend) $(TORTURE) $$(date +%s) $(TORTURE_SECONDS) &&) true
+
 # One flavour after the other: each keeps the machine busy by itself.
 test-all:
 	$(MAKE) CC=gcc WERROR=1 test
@@ -69,6 +81,9 @@ $(RUNNER): $(runner_objects) $(LIB)
 $(FAULT_SWEEP): $(sweep_objects) $(LIB)
 	$(CC) $(sanitize) $(CFLAGS) $(sweep_objects) $(LIB) $(test_libraries) $(LDFLAGS) -o $@
 
+$(TORTURE): $(torture_objects) $(LIB)
+	$(CC) $(sanitize) $(CFLAGS) $(torture_objects) $(LIB) $(test_libraries) $(LDFLAGS) -o $@
+
 $(unit_programs): $(OUT)/unit/%: $(OUT)/test/unit/%.o $(mock_objects) $(LIB)
 	@mkdir -p $(@D)
 	$(CC) $(sanitize) $(CFLAGS) $< $(mock_objects) $(LIB) $(test_libraries) $(LDFLAGS) -o $@
@@ -79,4 +94,4 @@ $(OUT)/test/%.o: test/%.c Makefile test/tests.mk
 
 .SECONDARY: $(call test_object,$(unit_sources))
 
--include $(runner_objects:.o=.d) $(sweep_objects:.o=.d) $(patsubst %.o,%.d,$(call test_object,$(unit_sources)))
+-include $(runner_objects:.o=.d) $(sweep_objects:.o=.d) $(torture_objects:.o=.d) $(patsubst %.o,%.d,$(call test_object,$(unit_sources)))
