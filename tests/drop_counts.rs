@@ -311,6 +311,7 @@ impl Drop for Empty {
 }
 
 #[test]
+#[expect(clippy::default_constructed_unit_structs, reason = "`default` counts")]
 fn states_without_bytes_are_dropped_once() {
     let _guard = util::guard();
     let event_loop = Loop::from_state(Empty::default()).expect("a loop");

@@ -144,16 +144,17 @@ fn states_of_all_shapes_keep_their_value() -> Result<(), UsError> {
 }
 
 #[test]
+#[expect(clippy::default_constructed_unit_structs, reason = "`default` counts")]
 fn a_state_without_size_is_made_and_dropped_once() -> Result<(), UsError> {
     let _guard = guard();
     assert_eq!(size_of::<Nothing>(), 0);
     let (made, dropped) = (MADE.get(), DROPPED.get());
     let event_loop = Loop::<Nothing>::new()?;
     let context =
-        SocketContext::<false, Nothing, Nothing>::builder().build(&event_loop, Nothing)?;
-    let timer = Timer::new(&event_loop, Nothing)?;
+        SocketContext::<false, Nothing, Nothing>::builder().build(&event_loop, Nothing::default())?;
+    let timer = Timer::new(&event_loop, Nothing::default())?;
     let (source, _other) = unix_pair();
-    let poll = Poll::new(&event_loop, source, Interest::READABLE, Nothing, |_, _, _| ())?;
+    let poll = Poll::new(&event_loop, source, Interest::READABLE, Nothing::default(), |_, _, _| ())?;
     assert_eq!((MADE.get() - made, DROPPED.get() - dropped), (4, 0));
     for _ in 0..5 {
         let (ours, _theirs) = unix_pair();
