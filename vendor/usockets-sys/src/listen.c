@@ -486,6 +486,13 @@ struct us_socket_t *us_adopt_accepted_socket(int ssl, struct us_socket_context_t
     (void) ssl;
     struct us_loop_t *loop = context->loop;
     struct us_socket_t *s = NULL;
+    if (context->deferring) {
+        s = usx_adopt_accepted_later(context, client_fd, socket_ext_size);
+        if (!s) {
+            sys_close(client_fd);
+        }
+        return s;
+    }
     int result = us_internal_net_prepare(client_fd);
     if (result >= 0) {
         us_internal_net_nodelay(client_fd, 1);
