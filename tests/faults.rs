@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use usockets::{CloseReason, Interest, Loop, LoopRef, Poll, Socket, SocketContext, Timer, UsError};
 use usockets_sys::{usx_fault_calls, usx_fault_fired, usx_fault_plan, usx_fault_set};
-use util::{Descriptors, Drops, Event, Record, Token, alone_for, pattern, unix_pair};
+use util::{Descriptors, Drops, Event, Nobody, Record, Token, alone_for, pattern, unix_pair};
 
 /// How long the tests may take that try everything.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
@@ -405,14 +405,12 @@ fn connect_to_a_path() {
 #[test]
 fn connect_to_nobody() {
     let _guard = alone_for(SWEEP_MAX);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let address = listener.local_addr().expect("it is bound");
-    drop(listener);
+    let nobody = Nobody::new();
     sweep("connect to nobody", |case| {
         let event_loop = test_loop()?;
         let record = Record::<()>::new();
         let context = record.builder().build(&event_loop, ())?;
-        context.connect(address)?;
+        context.connect(nobody.address())?;
         case.turn_until(&event_loop, || record.ended());
         let events = record.take();
         let [Event::ConnectError(kind)] = events[..] else { panic!("{events:?}") };

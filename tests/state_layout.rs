@@ -102,7 +102,8 @@ fn take_through<S: Default + PartialEq + Debug + 'static>() -> Result<(), UsErro
     let sockets: Vec<_> = (0..20)
         .map(|_| connecting.connect(listener.local_addr().expect("it is bound")).expect("begun"))
         .collect();
-    pump(&event_loop, || server.opened() == 20 && client.opened() == 20);
+    pump(&event_loop, || server.opened() >= 20 && client.opened() == 20);
+    assert_eq!(server.opened(), 20);
     for socket in &sockets {
         socket.with_state(|state| check(state))?;
         assert_eq!(socket.write(b"echo"), 4);
@@ -150,11 +151,12 @@ fn a_state_without_size_is_made_and_dropped_once() -> Result<(), UsError> {
     assert_eq!(size_of::<Nothing>(), 0);
     let (made, dropped) = (MADE.get(), DROPPED.get());
     let event_loop = Loop::<Nothing>::new()?;
-    let context =
-        SocketContext::<false, Nothing, Nothing>::builder().build(&event_loop, Nothing::default())?;
+    let context = SocketContext::<false, Nothing, Nothing>::builder()
+        .build(&event_loop, Nothing::default())?;
     let timer = Timer::new(&event_loop, Nothing::default())?;
     let (source, _other) = unix_pair();
-    let poll = Poll::new(&event_loop, source, Interest::READABLE, Nothing::default(), |_, _, _| ())?;
+    let poll =
+        Poll::new(&event_loop, source, Interest::READABLE, Nothing::default(), |_, _, _| ())?;
     assert_eq!((MADE.get() - made, DROPPED.get() - dropped), (4, 0));
     for _ in 0..5 {
         let (ours, _theirs) = unix_pair();

@@ -14,15 +14,9 @@ use usockets::{
     UsError,
 };
 use util::{
-    Drops, Event, Record, alone, assert_nothing_live, drain, guard, listen, new_loop, pump,
+    Drops, Event, Nobody, Record, alone, assert_nothing_live, drain, guard, listen, new_loop, pump,
     recorded, settle, test_clock_loop,
 };
-
-/// A port on which nobody listens.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    listener.local_addr().expect("it is bound").port()
-}
 
 /// A listener whose queue is full, so that one more connection is neither made nor refused.
 struct FullListener {
@@ -182,7 +176,8 @@ fn a_refused_connection_says_so_once() -> Result<(), UsError> {
             })
             .build(&event_loop, ())?
     };
-    let socket = context.connect(("127.0.0.1", free_port()))?;
+    let nobody = Nobody::new();
+    let socket = context.connect(nobody.address())?;
     drain(&event_loop);
     assert_eq!(record.take(), [Event::ConnectError(ErrorKind::ConnectionRefused)]);
     drops.assert_all_dropped();
@@ -198,7 +193,8 @@ fn a_connection_that_nobody_watches_may_fail() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let context = SocketContext::<false>::builder().build(&event_loop, ())?;
-    context.connect(("127.0.0.1", free_port()))?;
+    let nobody = Nobody::new();
+    context.connect(nobody.address())?;
     event_loop.run()?;
     drop(context);
     assert_nothing_live(&event_loop);
@@ -254,7 +250,7 @@ fn what_cannot_be_reached_says_why() {
     assert_eq!(multicast, (ErrorKind::NetworkUnreachable, false));
     // An address of this machine that it does not have (it is reserved for documentation).
     let foreign = ConnectOptions::new().local_addr(SocketAddr::from(([203, 0, 113, 7], 0)));
-    let unavailable = failure(("127.0.0.1", free_port()), &foreign);
+    let unavailable = failure(Nobody::new().address(), &foreign);
     assert_eq!(unavailable, (ErrorKind::AddrNotAvailable, false));
     // Port 0 is nobody's.
     assert_eq!(failure("127.0.0.1:0", &defaults), (ErrorKind::ConnectionRefused, false));
@@ -347,15 +343,15 @@ fn ipv6_connects() -> Result<(), UsError> {
 fn a_name_with_several_addresses_tries_them_all() -> Result<(), UsError> {
     let _guard = guard();
     // The server listens on the *last* address of the name.
-    let port = free_port();
-    let addresses: Vec<_> = ("localhost", port).to_socket_addrs().expect("a name").collect();
+    let addresses: Vec<_> = ("localhost", 0).to_socket_addrs().expect("a name").collect();
     let last = addresses.last().expect("it has an address");
     let event_loop = new_loop();
     let (server, client) = (Record::<()>::new(), Record::<()>::new());
-    let _listener = recorded(&event_loop, &server).listen(last)?;
+    let listener = recorded(&event_loop, &server).listen(last)?;
+    let port = listener.local_addr()?.port();
     let socket = recorded(&event_loop, &client).connect(("localhost", port))?;
     pump(&event_loop, || client.opened() == 1);
-    assert_eq!(socket.peer_addr()?, *last);
+    assert_eq!(socket.peer_addr()?, listener.local_addr()?);
     assert_eq!(client.take(), [Event::Open]);
     Ok(())
 }
@@ -461,7 +457,7 @@ fn dropping_the_loop_cancels_what_is_being_connected() -> Result<(), UsError> {
     };
     context.connect(full.address())?;
     context.connect(("localhost", full.address().port()))?;
-    context.connect(("127.0.0.1", free_port()))?.close();
+    context.connect("127.0.0.1:1")?.close();
     drop(event_loop);
     assert_eq!(errors.get(), 3);
     drops.assert_all_dropped();
@@ -505,22 +501,19 @@ fn a_failed_attempt_can_be_repeated_from_its_callback() -> Result<(), UsError> {
     let (server, client) = (Record::<()>::new(), Record::<()>::new());
     let listener = listen(&recorded(&event_loop, &server));
     let address = listener.local_addr()?;
-    let refused = free_port();
+    let nobody = Nobody::new();
+    let refused = nobody.address();
     let log = client.clone();
     let context = client
         .builder()
         .on_connect_error(move |(), socket, (), error| {
             log.push(Event::ConnectError(error.kind()));
             let context = socket.context::<()>().expect("it is still there");
-            let target = if log.events().len() < 3 {
-                SocketAddr::from(([127, 0, 0, 1], refused))
-            } else {
-                address
-            };
+            let target = if log.events().len() < 3 { refused } else { address };
             context.connect(target).expect("it begins");
         })
         .build(&event_loop, ())?;
-    context.connect(("127.0.0.1", refused))?;
+    context.connect(refused)?;
     pump(&event_loop, || client.opened() == 1);
     let failed = Event::ConnectError(ErrorKind::ConnectionRefused);
     assert_eq!(client.take(), [failed.clone(), failed.clone(), failed, Event::Open]);

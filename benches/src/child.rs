@@ -4,6 +4,7 @@
 //! left behind in its memory, and the luck of where things lie is drawn anew.
 
 use std::env;
+use std::ffi::CString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{
     Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
 };
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity, set_name};
 
 use crate::cases::{defer, timers};
 use crate::peers::{self, Echo};
@@ -130,6 +131,10 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         return Err("a child needs a part".into());
     };
     prepare(server_cpu.parse()?)?;
+    if let Some(peer) = rest.first() {
+        // By this name `perf` and `top` tell them apart.
+        set_name(&CString::new(*peer)?)?;
+    }
     match (*part, rest) {
         ("serve", [peer, reply, buffer, congestion]) => {
             let echo = Echo { reply: reply.parse()?, buffer: buffer.parse()? };

@@ -16,16 +16,37 @@
 mod util;
 
 mod actions;
+mod deeds;
+mod kept;
 mod places;
 mod script;
+mod states;
 mod values;
 mod world;
 
 use std::time::Duration;
 
-use actions::{Action, Deed};
+use actions::Action;
+use deeds::Deed;
 use places::{PLACES, Place};
 use world::World;
+
+/// An enum of names, and all of them.
+macro_rules! list {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $name {
+            $($variant,)*
+        }
+
+        impl $name {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+        }
+    };
+}
+
+use list;
 
 /// How long one pair may take, of some thousand.
 const PAIR_MAX: Duration = Duration::from_secs(10);

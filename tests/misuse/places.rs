@@ -1,3 +1,5 @@
+//! Where code of the program runs.
+
 /// How the library comes to run a piece of the program's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

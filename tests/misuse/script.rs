@@ -1,3 +1,5 @@
+//! What the program does by itself: it comes through every place.
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
@@ -180,7 +182,7 @@ fn main_context(world: &World) -> Result<Main, UsError> {
             probe.hold();
             opened(state, socket, session, info);
         })
-        .on_data(|state, socket, session, data| received(state, socket, session, data))
+        .on_data(received)
         .on_writable(|state, socket, session| {
             let place = event(socket, Place::Writable);
             let _entered = visit(place, &mut with_session(socket, session, state));
@@ -190,7 +192,7 @@ fn main_context(world: &World) -> Result<Main, UsError> {
             let _entered = visit(place, &mut with_session(socket, session, state));
             socket.close();
         })
-        .on_close(|state, socket, session, reason| closed(state, socket, session, reason))
+        .on_close(closed)
         .on_timeout(|state, socket, session| {
             let place = event(socket, Place::Timeout);
             let _entered = visit(place, &mut with_session(socket, session, state));

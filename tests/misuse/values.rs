@@ -1,3 +1,5 @@
+//! States, sources and conversions that are places.
+
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;

@@ -1,3 +1,5 @@
+//! The loop and what belongs to it, and what has been seen of it.
+
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -15,7 +17,8 @@ use usockets::{
     SocketContext, Timer, TimerRef, UsError, WorkerPool,
 };
 
-use crate::actions::{self, Action, Actor, Kept};
+use crate::actions::{self, Action, Actor};
+use crate::kept::Kept;
 use crate::places::{Kind, Place};
 use crate::util::{Drops, Token, panic_message, scaled, unix_pair};
 use crate::values::{ContextState, LoopState, Moved, Session, Source};

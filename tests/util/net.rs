@@ -152,3 +152,22 @@ impl Echo {
         assert_eq!(peer.read(event_loop, 11), b"still there");
     }
 }
+
+/// An address on which nobody listens, and nobody else can for as long as this lives: a port that was
+/// merely found to be free may be somebody's a moment later.
+#[derive(Debug)]
+pub(crate) struct Nobody(socket2::Socket);
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        Self(socket)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        let address = self.0.local_addr().expect("it is bound");
+        address.as_socket().expect("an IP address")
+    }
+}
