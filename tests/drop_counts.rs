@@ -455,16 +455,23 @@ fn timers_drop_closures_that_are_replaced() {
     }
     let (first, second) = (drops.token(), drops.token());
     let second = Cell::new(Some(second));
+    let ran = Rc::new(Cell::new(0));
+    let runs = Rc::clone(&ran);
     let replace = move |timer: &usockets::TimerRef<Token>, _: &mut Token| {
         first.hold();
         if let Some(second) = second.take() {
-            let set = timer.set(Duration::ZERO, None, move |_, _| second.hold());
+            let runs = Rc::clone(&runs);
+            let set = timer.set(Duration::ZERO, None, move |_, _| {
+                second.hold();
+                runs.set(runs.get() + 1);
+            });
             set.expect("it is open");
             first.hold();
         }
     };
     timer.set(Duration::ZERO, None, replace).expect("it is open");
     drain(&event_loop);
+    assert_eq!(ran.get(), 1, "the second closure takes over");
     assert_eq!(drops.live(), 2, "the second closure and the state");
     drop(timer);
     drops.assert_all_dropped();

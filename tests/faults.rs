@@ -325,6 +325,35 @@ fn echo_over_unix() {
     let _gone = std::fs::remove_file(&path);
 }
 
+#[test]
+fn listening_on_a_path_leaves_no_file_behind() {
+    let _guard = alone_for(SWEEP_MAX);
+    let path = std::env::temp_dir().join(format!("usockets-listen-{}", std::process::id()));
+    let event_loop = test_loop().expect("a loop");
+    let context = Record::<()>::new().builder().build(&event_loop, ()).expect("a context");
+    let before = Descriptors::now();
+    for fault in FAULTS {
+        let mut at = 1;
+        loop {
+            set_fault(at, fault);
+            let listener = context.listen_unix(&path);
+            let (struck, made) = (has_struck(), calls());
+            set_fault(0, fault);
+            assert!(struck || listener.is_ok(), "without a fault: {listener:?}");
+            assert_eq!(path.exists(), listener.is_ok(), "call {at} fails with {fault:?}");
+            // Nothing fails any more: what it has made it removes.
+            drop(listener);
+            assert!(!path.exists(), "after call {at} failed with {fault:?}");
+            if made < at {
+                break;
+            }
+            at += 1;
+        }
+    }
+    event_loop.turn(Some(Duration::ZERO)).expect("a turn");
+    before.assert_unchanged();
+}
+
 // -- Connect ----------------------------------------------------------------------------------
 
 /// Connects, and closes when open. Ends in exactly one way.

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use usockets_sys::us_socket_t;
 
@@ -38,9 +39,10 @@ pub(crate) fn adopt<const SSL: bool, S: 'static, T2: 'static, S2: 'static, F>(
 where
     F: FnOnce(&mut S) -> S2 + 'static,
 {
-    // Drops `convert`, should the move not begin, before the frame ends.
-    let _frame = Frame::enter(socket.shell());
     let shell = socket.shell();
+    let _frame = Frame::enter(shell);
+    // A local, so that `convert` is dropped before the frame ends, should the move not begin.
+    let arguments = Move { shell: Rc::as_ptr(shell), convert: Some(convert), states: None };
     if shell.id() != target.shell().id() {
         return Err(UsError::WrongLoop);
     }
@@ -49,14 +51,13 @@ where
     if raw.state() != State::Open {
         return Err(UsError::Closed);
     }
-    let arguments =
-        Move { shell: std::rc::Rc::as_ptr(shell), convert: Some(convert), states: None };
+    let target = target.raw()?;
     let arguments: *mut Move<S, S2, F> = Box::into_raw(Box::new(arguments));
     // SAFETY: I4: the engine hands the argument to these functions of the same types, as often as
     // they expect it.
     let begun = unsafe {
         raw.adopt_later(
-            target.raw()?,
+            target,
             ext::ext_size::<S2>(),
             unread,
             &Functions::<SSL, S, T2, S2, F>::ADOPTION,

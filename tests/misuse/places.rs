@@ -94,6 +94,7 @@ places! {
         DropPollSource,
         DropJobThatRan,
         DropConvert,
+        DropConvertRefused,
         DropSignalHandler,
         DropLocalJobAtTeardown,
         DropRemoteJobAtTeardown,

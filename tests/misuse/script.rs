@@ -63,6 +63,7 @@ const STEPS: &[fn(&Rc<World>)] = &[
     adopt_from_outside,
     adopt_in_data,
     adopt_and_close,
+    adopt_in_vain,
     end_of_peer,
     replace_closures,
     drop_timer_and_poll,
@@ -362,6 +363,17 @@ fn adopt_and_close(world: &Rc<World>) {
     }
 }
 
+/// The move of a socket that is gone does not begin.
+fn adopt_in_vain(world: &Rc<World>) {
+    let (Some(gone), Some(target)) = (world.gone.get(), world.target.get()) else { return };
+    let probe = Probe::new(Place::DropConvertRefused);
+    let refused = gone.adopt(&target, 0, move |_| {
+        probe.hold();
+        Moved::new()
+    });
+    world.expect(refused.is_err(), "a socket that is gone moves");
+}
+
 // -- Steps ------------------------------------------------------------------------------------
 
 fn write_to_last_peer(world: &World, data: &[u8]) {
@@ -622,9 +634,14 @@ fn end(world: &Rc<World>) {
 }
 
 fn leave_something(world: &Rc<World>) {
-    if let (Some(spare), Some(target)) = (world.new_socket(), world.target.get()) {
-        world.drive(1);
-        let _begun = adopt(&spare, &target, 0, leave);
+    // Some that are open, one that moves, and one that opens.
+    for _ in 0..3 {
+        world.new_socket();
+    }
+    let moving = world.new_socket();
+    world.drive(1);
+    if let (Some(socket), Some(target)) = (moving, world.target.get()) {
+        let _begun = adopt(&socket, &target, 0, leave);
     }
     world.new_socket();
     let local = Probe::new(Place::DropLocalJobAtTeardown);

@@ -204,10 +204,12 @@ static int remember_own_file(struct us_listen_socket_t *ls, const char *path) {
         return -ENOMEM;
     }
     memcpy(ls->unix_path, path, size);
-    if (sys_lstat(path, &file) == 0) {
-        ls->unix_device = file.st_dev;
-        ls->unix_inode = file.st_ino;
+    int result = sys_lstat(path, &file);
+    if (result < 0) {
+        return result; /* a file that cannot be known again would stay for ever */
     }
+    ls->unix_device = file.st_dev;
+    ls->unix_inode = file.st_ino;
     return 0;
 }
 
@@ -237,10 +239,11 @@ static struct us_listen_socket_t *listen_on(struct us_socket_context_t *context,
         }
         return NULL;
     }
-    if (path && remember_own_file(ls, path) < 0) {
+    int result = path ? remember_own_file(ls, path) : 0;
+    if (result < 0) {
         us_listen_socket_close(0, ls);
         sys_unlink(path);
-        us_internal_fail(loop, ENOMEM);
+        us_internal_fail(loop, result);
         return NULL;
     }
     return ls;
