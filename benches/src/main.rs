@@ -1,7 +1,8 @@
 //! Measures `usockets` and its peers side by side, same work in one run, and prints ratios.
 //!
 //! ```text
-//! cargo run --release -p usockets-benches -- [--quick] [--rounds N] [--congestion NAME] [CASE..]
+//! cargo run --release -p usockets-benches -- \
+//!     [--quick] [--rounds N] [--congestion NAME] [--only TEXT] [CASE..]
 //! ```
 //!
 //! How to read what it prints is in `benches/README.md`.

@@ -36,19 +36,25 @@ pub(crate) fn compare<R: Display>(
     rows: &[R],
     mut run: impl FnMut(&R, &'static str) -> Result<Vec<f64>>,
 ) -> Result<()> {
+    let rows: Vec<(String, &R)> = rows
+        .iter()
+        .map(|row| (row.to_string(), row))
+        .filter(|(label, _)| label.contains(&settings.only))
+        .collect();
     let mut samples: Samples = vec![vec![Vec::new(); peers.len()]; rows.len()];
     let mut shuffle = Shuffle::new();
     for _ in 0..settings.rounds {
         for row in shuffle.order(rows.len()) {
             for peer in shuffle.order(peers.len()) {
-                let figures = run(&rows[row], peers[peer])
-                    .map_err(|error| format!("{}, {}: {error}", rows[row], peers[peer]))?;
+                let (label, work) = &rows[row];
+                let figures = run(work, peers[peer])
+                    .map_err(|error| format!("{label}, {}: {error}", peers[peer]))?;
                 assert_eq!(figures.len(), metrics.len());
                 samples[row][peer].push(figures);
             }
         }
     }
-    let labels: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    let labels: Vec<&str> = rows.iter().map(|(label, _)| label.as_str()).collect();
     for (index, metric) in metrics.iter().enumerate() {
         print(peers, *metric, &labels, |row, peer| {
             samples[row][peer].iter().map(|figures| figures[index]).collect()
@@ -61,7 +67,7 @@ pub(crate) fn compare<R: Display>(
 fn print(
     peers: &[&str],
     metric: Metric,
-    labels: &[String],
+    labels: &[&str],
     figures: impl Fn(usize, usize) -> Vec<f64>,
 ) -> Result<()> {
     let mut out = io::stdout().lock();

@@ -5,13 +5,15 @@ use std::time::Duration;
 use crate::child::Cpus;
 use crate::{Result, cases};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// A first look: less of everything.
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
     /// The congestion control to set on both ends of connections; the system's default if `None`.
     pub(crate) congestion: Option<String>,
+    /// Only rows whose label contains this.
+    pub(crate) only: String,
     pub(crate) cpus: Cpus,
 }
 
@@ -20,8 +22,13 @@ impl Settings {
     pub(crate) fn parse(arguments: &[String]) -> Result<(Self, Vec<&str>)> {
         let mut names = Vec::new();
         let mut rounds = None;
-        let mut settings =
-            Self { quick: false, rounds: 0, congestion: None, cpus: Cpus::choose()? };
+        let mut settings = Self {
+            quick: false,
+            rounds: 0,
+            congestion: None,
+            only: String::new(),
+            cpus: Cpus::choose()?,
+        };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -29,6 +36,7 @@ impl Settings {
                 "--quick" => settings.quick = true,
                 "--rounds" => rounds = Some(value()?.parse()?),
                 "--congestion" => settings.congestion = Some(value()?.clone()),
+                "--only" => settings.only.clone_from(value()?),
                 name if !name.starts_with('-') => names.push(name),
                 _ => return Err(Self::usage().into()),
             }
@@ -54,7 +62,8 @@ impl Settings {
 
     fn usage() -> String {
         format!(
-            "usockets-benches [--quick] [--rounds N] [--congestion NAME] [CASE..]\ncases: {}",
+            "usockets-benches [--quick] [--rounds N] [--congestion NAME] [--only TEXT] [CASE..]\n\
+             cases: {}",
             cases::names()
         )
     }

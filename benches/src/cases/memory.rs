@@ -22,11 +22,7 @@ const BUFFER: usize = 4096;
 
 pub(super) fn run(settings: &Settings) -> Result<()> {
     // Not a matter of time, so hardly of noise.
-    let settings = &Settings {
-        rounds: settings.rounds.min(2),
-        congestion: settings.congestion.clone(),
-        ..*settings
-    };
+    let settings = &Settings { rounds: settings.rounds.min(2), ..settings.clone() };
     let count = settings.pick(10_000, 2000);
     compare(settings, &SERVERS, &METRICS, &[format!("{count} connections")], |_, peer| {
         let server = Server::start(settings, peer, Echo { buffer: BUFFER, ..Echo::default() })?;

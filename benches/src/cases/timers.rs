@@ -25,7 +25,7 @@ const METRICS: [Metric; 5] = [
 
 pub(super) fn run(settings: &Settings) -> Result<()> {
     // A round takes seconds.
-    let settings = &Settings { rounds: settings.rounds.min(3), congestion: None, ..*settings };
+    let settings = &Settings { rounds: settings.rounds.min(3), ..settings.clone() };
     let count = settings.pick(1_000_000, 200_000);
     compare(settings, &TIMERS, &METRICS, &[format!("{count} timers")], |_, peer| {
         let count = count.to_string();
