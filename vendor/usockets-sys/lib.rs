@@ -920,6 +920,8 @@ pub const USX_REASON_RESOLVE: c_int = 8;
 pub const USX_REASON_CONTEXT_CLOSED: c_int = 9;
 /// Closed because the loop is being torn down.
 pub const USX_REASON_LOOP_CLOSED: c_int = 10;
+/// A policy deadline has passed: `error` is one of `USX_DEADLINE_*`.
+pub const USX_REASON_DEADLINE: c_int = 11;
 
 /// See "Sockets" in `usockets_ext.h`.
 #[repr(C)]
@@ -937,6 +939,8 @@ unsafe extern "C" {
     /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_close(s: *mut us_socket_t, reset: c_int);
     /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_close_after_flush(s: *mut us_socket_t);
+    /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_discard(s: *mut us_socket_t);
     /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_context_close(context: *mut us_socket_context_t);
@@ -948,13 +952,6 @@ unsafe extern "C" {
     pub fn usx_socket_is_paused(s: *mut us_socket_t) -> c_int;
     /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_is_writable_pending(s: *mut us_socket_t) -> c_int;
-    /// See "Sockets" in `usockets_ext.h`.
-    pub fn usx_socket_write(
-        s: *mut us_socket_t,
-        slices: *const iovec,
-        count: c_int,
-        msg_more: c_int,
-    ) -> usize;
 }
 
 /// 4.19 ms.
@@ -988,6 +985,135 @@ unsafe extern "C" {
     ) -> c_int;
     /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_binding_flags(s: *mut us_socket_t) -> *mut u8;
+}
+
+// ----------------------------------------------------------------------------------------
+// Output
+// ----------------------------------------------------------------------------------------
+
+/// How a context treats output; see "Output" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_output_options {
+    /// Non-zero: small writes are collected.
+    pub gather: c_int,
+    /// `on_drain` comes once more than this was queued; 0: never.
+    pub high_water: usize,
+    /// ... and no more than this is left.
+    pub low_water: usize,
+    /// Most bytes that wait in one socket; 0: no limit.
+    pub limit: usize,
+}
+
+unsafe extern "C" {
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_context_set_output(
+        context: *mut us_socket_context_t,
+        options: *const usx_output_options,
+    ) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_context_on_drain(
+        context: *mut us_socket_context_t,
+        on_drain: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_loop_set_queue_limit(loop_: *mut us_loop_t, limit: usize);
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_write(
+        s: *mut us_socket_t,
+        slices: *const iovec,
+        count: c_int,
+        msg_more: c_int,
+    ) -> usize;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_loop_write(
+        loop_: *mut us_loop_t,
+        id: u64,
+        data: *const c_void,
+        length: usize,
+    ) -> usize;
+}
+
+/// The buffer in which output is collected; see "Output" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct usx_gather {
+    /// Identity of the socket whose buffer it is; 0: nobody's.
+    pub id: u64,
+    /// Where the next bytes go.
+    pub position: *mut c_char,
+    /// Where the buffer ends.
+    pub end: *mut c_char,
+}
+
+unsafe extern "C" {
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_loop_gather(loop_: *mut us_loop_t) -> *mut usx_gather;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_send(s: *mut us_socket_t, slices: *const iovec, count: c_int) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_send_owned(
+        s: *mut us_socket_t,
+        data: *const c_void,
+        length: usize,
+        release: Option<unsafe extern "C" fn(argument: *mut c_void)>,
+        argument: *mut c_void,
+    ) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_buffered(s: *mut us_socket_t) -> usize;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_needs_drain(s: *mut us_socket_t) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_flush(s: *mut us_socket_t);
+}
+
+// ----------------------------------------------------------------------------------------
+// Deadlines
+// ----------------------------------------------------------------------------------------
+
+/// From the call until the connection is made.
+pub const USX_DEADLINE_CONNECT: c_int = 1;
+/// Of what comes before `on_open`.
+pub const USX_DEADLINE_HANDSHAKE: c_int = 2;
+/// From `on_open` of an accepted socket until the peer has sent something.
+pub const USX_DEADLINE_FIRST_BYTE: c_int = 3;
+/// Since bytes moved in either direction.
+pub const USX_DEADLINE_IDLE: c_int = 4;
+/// Output waits, and none of it has moved.
+pub const USX_DEADLINE_WRITE_STALL: c_int = 5;
+/// Lingering after close.
+pub const USX_DEADLINE_DRAIN: c_int = 6;
+
+/// Nanoseconds; 0: none. See "Deadlines" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_deadlines {
+    /// `USX_DEADLINE_CONNECT`.
+    pub connect: u64,
+    /// `USX_DEADLINE_HANDSHAKE`.
+    pub handshake: u64,
+    /// `USX_DEADLINE_FIRST_BYTE`.
+    pub first_byte: u64,
+    /// `USX_DEADLINE_IDLE`.
+    pub idle: u64,
+    /// `USX_DEADLINE_WRITE_STALL`.
+    pub write_stall: u64,
+    /// `USX_DEADLINE_DRAIN`.
+    pub drain: u64,
+}
+
+unsafe extern "C" {
+    /// See "Deadlines" in `usockets_ext.h`.
+    pub fn usx_context_set_deadlines(
+        context: *mut us_socket_context_t,
+        deadlines: *const usx_deadlines,
+    ) -> c_int;
+    /// See "Deadlines" in `usockets_ext.h`.
+    pub fn usx_socket_set_policy_deadline(
+        s: *mut us_socket_t,
+        kind: c_int,
+        nanoseconds: u64,
+    ) -> c_int;
 }
 
 // ----------------------------------------------------------------------------------------
@@ -1087,6 +1213,12 @@ pub struct usx_loop_statistics {
     pub live_contexts: u64,
     /// Bytes of memory held for sockets, in use or free.
     pub live_block_bytes: u64,
+    /// Sockets ended by a policy deadline, lingering ones included.
+    pub deadlines_missed: u64,
+    /// Closed sockets whose output is still being sent.
+    pub live_lingering: u64,
+    /// Output that waits in sockets, at present.
+    pub queued_bytes: u64,
 }
 
 unsafe extern "C" {

@@ -293,6 +293,7 @@ int usx_socket_is_moving(struct us_socket_t *s);
 #define USX_REASON_RESOLVE 8         /* the name could not be resolved: `error` is an EAI_* code */
 #define USX_REASON_CONTEXT_CLOSED 9  /* closed with its context */
 #define USX_REASON_LOOP_CLOSED 10    /* closed because the loop is being torn down */
+#define USX_REASON_DEADLINE 11       /* a policy deadline has passed: `error` is one of USX_DEADLINE_* */
 struct usx_close_reason {
     int kind;  /* one of USX_REASON_* */
     int error; /* errno or EAI_* code where the kind says so, else 0 */
@@ -301,8 +302,14 @@ struct usx_close_reason usx_socket_close_reason(struct us_socket_t *s);
 
 /* Closes a socket; with `reset` non-zero discards what is queued and sends RST. In a deferring context
  * it is a pending effect: is_closed is true at once, writes take nothing, no event is delivered any more.
- * In another context the same as us_socket_close(s, 0, NULL). No effect on a closed or closing socket. */
+ * In another context the same as us_socket_close(s, 0, NULL). No effect on a closed or closing socket.
+ * Output that was accepted and not sent yet *lingers*: the engine keeps the descriptor until it is sent and the
+ * peer has ended too, or the drain deadline has passed; input is discarded meanwhile. */
 void usx_socket_close(struct us_socket_t *s, int reset);
+
+/* Takes no more output, and closes when what was accepted has been given to the system; until then the socket is
+ * open and receives. */
+void usx_socket_close_after_flush(struct us_socket_t *s);
 
 /* Closes without any callback, for a socket whose state could not be made. Allowed only inside its
  * on_open or before that. */
@@ -319,9 +326,6 @@ int usx_socket_is_paused(struct us_socket_t *s);
 
 /* Non-zero after a short write until on_writable. */
 int usx_socket_is_writable_pending(struct us_socket_t *s);
-
-/* us_socket_write() for `count` slices in order and sizes beyond int. Returns the bytes taken. */
-size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int count, int msg_more);
 
 /* The two timeouts of a socket of a deferring context, in nanoseconds: on_timeout (which = 0) or
  * on_long_timeout (which = 1) fires once, never early, at most USX_DEADLINE_GRANULARITY late while the loop
@@ -349,6 +353,97 @@ int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *ta
 /* One byte per socket that the engine never touches after creation (it is 0 then), for
  * a binding's own flags. */
 uint8_t *usx_socket_binding_flags(struct us_socket_t *s);
+
+/* ------------------------------------------------------------------------------------------------
+ * Output
+ *
+ * What a socket accepts goes one way: *collected* (where its context gathers), then *pending* (the system had no
+ * room), then the system, in order. Collected bytes leave by one call at a flush point: the end of the socket's
+ * dispatch, the end of a stage of the iteration, a full buffer, the end of the outermost frame outside of run and
+ * turn, usx_socket_flush(). Outside of frames and turns nothing is collected.
+ * --------------------------------------------------------------------------------------------- */
+
+/* How a context treats output. All zero: as libusockets.h does, without gathering and marks. */
+struct usx_output_options {
+    int gather;        /* non-zero: small writes are collected */
+    size_t high_water; /* on_drain comes once more than this was queued; 0: never */
+    size_t low_water;  /* ... and no more than this is left */
+    size_t limit;      /* most bytes that wait in one socket; 0: no limit */
+};
+/* 0, or -EINVAL: a low-water mark above the high one, or gathering in a context that is not deferring. */
+int usx_context_set_output(struct us_socket_context_t *context, const struct usx_output_options *options);
+
+/* Called when the queue of a socket that was above the high-water mark has come down to the low one. */
+void usx_context_on_drain(struct us_socket_context_t *context,
+                          struct us_socket_t *(*on_drain)(struct us_socket_t *s));
+
+/* Most bytes of output that wait in all sockets of a loop; 0: no limit, which is the default. */
+void usx_loop_set_queue_limit(struct us_loop_t *loop, size_t limit);
+
+/* us_socket_write() for `count` slices in order and sizes beyond int. Returns the bytes accepted: collected, or
+ * taken by the system. After a short count on_writable comes, once nothing is pending. */
+size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int count, int msg_more);
+
+/* The same for the socket of that identity; 0 if it is no more, or about to be adopted. */
+size_t usx_loop_write(struct us_loop_t *loop, uint64_t id, const void *data, size_t length);
+
+/* The buffer in which output is collected. While `id` is that of a socket, its owner may be given bytes without a
+ * call: they are put at `position`, which is moved on, and never beyond `end`. */
+struct usx_gather {
+    uint64_t id; /* 0: nobody's */
+    char *position;
+    char *end;
+};
+struct usx_gather *usx_loop_gather(struct us_loop_t *loop);
+
+/* Accepts all or nothing: what does not go out at once is queued. A socket that is still connecting queues it all.
+ * 0, -ENOBUFS (the limit of the socket or the loop is reached), -EPIPE (closed, shut down), -ENOMEM. */
+int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count);
+
+/* The same for memory of somebody else, which is not copied, or only if it is small: `release` is called with
+ * `argument`, exactly once, when it is no longer needed, perhaps before this returns. Not called on failure. It
+ * must not call the engine. */
+int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length,
+                          void (*release)(void *argument), void *argument);
+
+/* Bytes accepted and not yet taken by the system. */
+size_t usx_socket_buffered(struct us_socket_t *s);
+
+/* Non-zero while on_drain is to come. */
+int usx_socket_needs_drain(struct us_socket_t *s);
+
+/* A flush point for this socket. */
+void usx_socket_flush(struct us_socket_t *s);
+
+/* ------------------------------------------------------------------------------------------------
+ * Deadlines
+ * --------------------------------------------------------------------------------------------- */
+
+/* Policy deadlines end a socket: with USX_REASON_DEADLINE in on_close, or ETIMEDOUT in on_connect_error. */
+#define USX_DEADLINE_CONNECT 1     /* from the call until the connection is made, look-ups included */
+#define USX_DEADLINE_HANDSHAKE 2   /* of what comes before on_open */
+#define USX_DEADLINE_FIRST_BYTE 3  /* from on_open of an accepted socket until the peer has sent something */
+#define USX_DEADLINE_IDLE 4        /* since bytes moved in either direction; calls on_timeout if there is one */
+#define USX_DEADLINE_WRITE_STALL 5 /* output waits, and none of it has moved */
+#define USX_DEADLINE_DRAIN 6       /* lingering after close; none: a closed socket does not linger */
+
+/* Nanoseconds, at most USX_DEADLINE_MAX; 0: none. */
+struct usx_deadlines {
+    uint64_t connect;
+    uint64_t handshake;
+    uint64_t first_byte;
+    uint64_t idle;
+    uint64_t write_stall;
+    uint64_t drain;
+};
+
+/* For sockets that begin from now on; a context has none at first. 0 or -EINVAL (too long, or not a deferring
+ * context). */
+int usx_context_set_deadlines(struct us_socket_context_t *context, const struct usx_deadlines *deadlines);
+
+/* Sets one for one socket, from now on; 0 ns: none. One that is over or does not apply yet is left alone. 0,
+ * -EINVAL, -ENOMEM. */
+int usx_socket_set_policy_deadline(struct us_socket_t *s, int kind, uint64_t nanoseconds);
 
 /* ------------------------------------------------------------------------------------------------
  * Polls with a handler
@@ -411,6 +506,9 @@ struct usx_loop_statistics {
     uint64_t live_polls;
     uint64_t live_contexts;
     uint64_t live_block_bytes; /* bytes of memory held for sockets, in use or free */
+    uint64_t deadlines_missed; /* sockets ended by a policy deadline, lingering ones included */
+    uint64_t live_lingering;   /* closed sockets whose output is still being sent */
+    uint64_t queued_bytes;     /* output that waits in sockets, at present */
 };
 void usx_loop_statistics(struct us_loop_t *loop, struct usx_loop_statistics *statistics);
 

@@ -122,15 +122,27 @@ int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *ta
     cold->move_functions = *functions;
     cold->move_argument = argument;
     target->references++;
+    us_internal_output_settle(s);
     s->flags |= S_MOVING;
     us_internal_effect_push(loop, s);
     return 0;
 }
 
+/* Those of the new context; but what was set for this very socket stays. */
+static void take_deadlines(struct us_socket_t *s) {
+    if (!s->cold->idle) {
+        s->flags &= ~S_IDLE;
+    }
+    us_internal_deadlines_begin(s, 0);
+    us_internal_idle_touch(s);
+    if (s->flags & S_PENDING) {
+        us_internal_stall_begin(s);
+    }
+}
+
 /* Delivery goes on after the move, or in the old place where there was none. */
 static void go_on(struct us_loop_t *loop, struct us_socket_t *s) {
-    unsigned int ready = s->cold->ready_meanwhile;
-    s->cold->ready_meanwhile = 0;
+    unsigned int ready = 0;
     if (s->cold->kept_input) {
         ready |= BACKEND_READABLE;
     }
@@ -151,7 +163,7 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
     void *argument = cold->move_argument;
     source->references++; /* it outlives the functions, even if this was its last socket */
     int refused = functions.before(s, argument);
-    s->flags &= (uint16_t) ~S_MOVING;
+    s->flags &= ~S_MOVING;
     struct us_socket_t *moved = NULL;
     /* A socket that was closed without callbacks meanwhile has left its context already. */
     if (!refused && !(s->flags & S_CLOSED)) {
@@ -160,6 +172,7 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
     if (refused) {
         go_on(loop, s);
     } else if (moved) {
+        take_deadlines(moved);
         go_on(loop, moved);
         functions.after(moved, argument);
     } else {
@@ -174,7 +187,7 @@ void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s) 
     struct us_socket_context_t *target = cold->move_target;
     cold->move_target = NULL;
     if (us_internal_socket_gone(s)) {
-        s->flags &= (uint16_t) ~S_MOVING;
+        s->flags &= ~S_MOVING;
         cold->move_functions.dropped(s, cold->move_argument);
         us_internal_effect_push(loop, s);
     } else {

@@ -16,10 +16,29 @@ struct close_words {
 };
 
 static void begin(struct us_socket_t *s, int reason_kind, int error) {
+    if (s->flags & S_RESET) {
+        us_internal_output_discard(s);
+    } else if (error) {
+        us_internal_output_disown(s);
+    } else {
+        us_internal_output_settle(s);
+    }
     us_internal_timeouts_disarm(s);
     s->flags |= S_CLOSING;
     s->reason_kind = (uint32_t) reason_kind;
     s->reason_error = error;
+}
+
+static int connect_error(const struct us_socket_t *s) {
+    switch (s->reason_kind) {
+    case USX_REASON_CONNECT:
+    case USX_REASON_RESOLVE:
+        return s->reason_error;
+    case USX_REASON_DEADLINE:
+        return ETIMEDOUT;
+    default:
+        return ECANCELED;
+    }
 }
 
 static struct us_socket_t *call_handler(struct us_socket_t *s, struct close_words words) {
@@ -29,8 +48,7 @@ static struct us_socket_t *call_handler(struct us_socket_t *s, struct close_word
     }
     if (context->deferring && !(s->flags & S_OPENED)) {
         if (context->on.on_connect_error) {
-            int failed = s->reason_kind == USX_REASON_CONNECT || s->reason_kind == USX_REASON_RESOLVE;
-            context->on.on_connect_error(s, failed ? s->reason_error : ECANCELED);
+            context->on.on_connect_error(s, connect_error(s));
         }
         return s;
     }
@@ -40,14 +58,20 @@ static struct us_socket_t *call_handler(struct us_socket_t *s, struct close_word
     return context->on.on_close ? context->on.on_close(s, words.code, words.reason) : s;
 }
 
-static struct us_socket_t *finish(struct us_socket_t *s, struct close_words words) {
-    struct us_loop_t *loop = s->context->loop;
-    s->flags = (uint16_t) ((s->flags & ~S_CLOSING) | S_CLOSED);
-    if (s->flags & S_RESET && s->p.fd >= 0) {
+/* Where accepted bytes are lost, the peer must not take what it has for all. */
+static void give_back(struct us_loop_t *loop, struct us_socket_t *s) {
+    if (s->flags & S_RESET || us_internal_has_output(loop, s)) {
         us_internal_net_linger_reset(s->p.fd);
     }
-    if (s->p.fd >= 0) {
-        loop->backend->close(loop, &s->p);
+    us_internal_output_discard(s);
+    loop->backend->close(loop, &s->p);
+}
+
+static struct us_socket_t *finish(struct us_socket_t *s, struct close_words words) {
+    struct us_loop_t *loop = s->context->loop;
+    s->flags = (s->flags & ~S_CLOSING) | S_CLOSED;
+    if (s->p.fd >= 0 && !us_internal_linger_begin(s)) {
+        give_back(loop, s);
     }
     us_internal_connect_forget(s);
     us_internal_context_unlink_socket(s->context, s);
@@ -93,6 +117,18 @@ struct us_socket_t *us_socket_close(int ssl, struct us_socket_t *s, int code, vo
     return finish(s, (struct close_words){code, reason});
 }
 
+void usx_socket_close_after_flush(struct us_socket_t *s) {
+    if (s->p.kind != POLL_KIND_SOCKET || us_internal_socket_gone(s)) {
+        return;
+    }
+    us_internal_output_settle(s);
+    if (us_internal_has_output(s->context->loop, s)) {
+        s->flags |= S_CLOSE_WANTED;
+    } else {
+        usx_socket_close(s, 0);
+    }
+}
+
 void usx_socket_close(struct us_socket_t *s, int reset) {
     if (us_internal_socket_gone(s)) {
         return;
@@ -135,7 +171,9 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
         us_internal_socket_close_now(s, USX_REASON_CONNECT, -result);
         return;
     }
-    s->flags = (uint16_t) ((s->flags & ~(S_OPENING | S_SILENT)) | S_OPENED);
+    s->flags = (s->flags & ~(S_OPENING | S_SILENT)) | S_OPENED;
+    us_internal_deadlines_begin(s, 1);
+    us_internal_output_opened(s);
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
     int ip_length = 0;
@@ -182,7 +220,7 @@ static void release_sockets(struct us_loop_t *loop) {
         if (s->flags & (S_READY | S_EFFECT)) {
             s->next = loop->closed;
             loop->closed = s->p.slot;
-        } else {
+        } else if (!(s->flags & S_LINGERING) || !us_internal_linger_take(loop, s)) {
             release_socket(loop, s);
         }
     }

@@ -161,9 +161,11 @@ static void failed(struct us_loop_t *loop, struct us_socket_t *s, int reason_kin
 static void succeeded(struct us_socket_t *s) {
     us_internal_connect_forget(s);
     us_internal_net_nodelay(s->p.fd, 1);
-    s->flags = (uint16_t) ((s->flags & ~S_CONNECTING) | S_OPENED);
+    s->flags = (s->flags & ~S_CONNECTING) | S_OPENED;
     us_socket_timeout(0, s, 0);
     us_internal_socket_interest(s, s->flags & S_PAUSED ? 0 : LIBUS_SOCKET_READABLE);
+    us_internal_deadlines_begin(s, 0);
+    us_internal_output_opened(s);
     if (s->context->on.on_open) {
         s->context->on.on_open(s, 1, NULL, 0);
     }
@@ -264,6 +266,7 @@ static struct us_socket_t *create_connecting(struct us_socket_context_t *context
     struct us_socket_t *s = us_internal_socket_create(context, -1, ext_size);
     if (s) {
         s->flags |= S_CONNECTING;
+        us_internal_policy_arm(s, context->deadlines.connect);
     }
     return s;
 }

@@ -45,6 +45,20 @@ static struct us_socket_context_t *create(struct us_loop_t *loop, size_t ext_siz
     return context;
 }
 
+struct us_socket_context_t *us_internal_context_create_hidden(struct us_loop_t *loop) {
+    struct us_socket_context_t *context = sys_calloc(1, CONTEXT_SIZE);
+    if (context) {
+        context->p.slot = NO_SLOT;
+        context->deferring = 1;
+        context->loop = loop;
+        context->sockets = NO_SLOT;
+        context->listeners = NO_SLOT;
+        context->walk_next = NO_SLOT;
+        context->references = 1;
+    }
+    return context;
+}
+
 struct us_socket_context_t *us_create_socket_context(int ssl, struct us_loop_t *loop, int ext_size,
                                                      struct us_socket_context_options_t options) {
     (void) ssl;

@@ -27,6 +27,15 @@ static int wants_data(const struct us_loop_t *loop, const struct us_socket_t *s)
  * Reading
  * --------------------------------------------------------------------------------------------- */
 
+/* Something came: the deadline of the first byte is over, that of idleness begins anew. */
+static void first_or_more(struct us_socket_t *s) {
+    if (!(s->flags & S_RECEIVED)) {
+        s->flags |= S_RECEIVED;
+        us_internal_policy_arm(s, 0);
+    }
+    us_internal_idle_touch(s);
+}
+
 static void deliver(struct us_loop_t *loop, struct us_socket_t *s, char *data, size_t length) {
     struct us_socket_t *(*on_data)(struct us_socket_t *, char *, int) = s->context->on.on_data;
     if (!on_data) {
@@ -74,6 +83,7 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
     if (received > 0) {
         loop->statistics.receives++;
         loop->statistics.bytes_received += (uint64_t) received;
+        first_or_more(s);
         deliver(loop, s, data, (size_t) received);
         s = us_internal_slot_socket(loop, slot);
         if (!wants_data(loop, s)) {
@@ -143,6 +153,9 @@ static void peer_finished(struct us_socket_t *s) {
     }
     s->flags |= S_END_SEEN;
     us_internal_socket_interest(s, s->p.interest);
+    if (s->flags & (S_SHUT_WANTED | S_CLOSE_WANTED)) {
+        return; /* it ends when the output is sent */
+    }
     if (s->context->on.on_end) {
         s->context->on.on_end(s);
     } else {
@@ -185,10 +198,13 @@ static void reading_stopped(struct us_loop_t *loop, struct us_socket_t *s, unsig
 
 static void write_ready(struct us_loop_t *loop, struct us_socket_t *s) {
     uint32_t slot = s->p.slot;
-    s->flags &= (uint16_t) ~S_WRITE_SHORT;
-    /* After a shutdown there is nothing to write. Programs of libusockets.h are told all the same: they count on one call
-     * after every short write. */
-    int wanted = !(s->flags & S_SHUT && s->context->deferring);
+    if (s->flags & S_PENDING && (!us_internal_output_ready(loop, slot) || loop->halt)) {
+        return;
+    }
+    s = us_internal_slot_socket(loop, slot);
+    /* Programs of libusockets.h are told in any case: they may have asked by us_poll_change(). */
+    int wanted = s->flags & S_WRITE_SHORT || !s->context->deferring;
+    s->flags &= ~S_WRITE_SHORT;
     if (wanted && s->context->on.on_writable) {
         s->context->on.on_writable(s);
         s = us_internal_slot_socket(loop, slot);
@@ -196,7 +212,7 @@ static void write_ready(struct us_loop_t *loop, struct us_socket_t *s) {
     if (us_internal_socket_gone(s)) {
         return;
     }
-    if (!(s->flags & S_WRITE_SHORT) || s->flags & S_SHUT) {
+    if (!(s->flags & (S_WRITE_SHORT | S_PENDING)) || s->flags & S_SHUT) {
         us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_WRITABLE);
     }
 }
@@ -261,19 +277,32 @@ static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned
     }
 }
 
+/* What the socket has collected while it was served leaves by one call. */
+static void flush_own(struct us_loop_t *loop, uint32_t slot) {
+    if (loop->gather_slot == slot && loop->gather.position != loop->gather_buffer) {
+        us_internal_output_flush(us_internal_slot_socket(loop, slot));
+    }
+}
+
 void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    if (s->flags & S_LINGERING) {
+        us_internal_linger_ready(loop, s, ready);
+        return;
+    }
     if (!ready || s->flags & (S_CLOSING | S_CLOSED | S_OPENING)) {
         return;
     }
     if (s->flags & S_MOVING) {
-        /* A failure of a call is told only once. */
-        s->cold->ready_meanwhile |= ready & ENDED;
+        /* A failure of a call is told only once: it is served after the move. */
+        s->p.ready |= (uint8_t) (ready & ENDED);
         return;
     }
     if (s->flags & S_CONNECTING) {
         us_internal_connect_ready(loop, s, ready);
     } else {
+        uint32_t slot = s->p.slot;
         stream_ready(loop, s, ready);
+        flush_own(loop, slot);
     }
 }
 

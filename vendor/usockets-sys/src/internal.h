@@ -33,14 +33,26 @@
 #define BUDGET_TIMERS 4096        /* timer expiries per turn */
 #define BUDGET_DEADLINES 4096     /* socket timeouts per turn (not the coarse sweep) */
 #define BUDGET_CASCADE 1024       /* wheel entries moved down a level ahead of need, per turn */
+#define BUDGET_SENDS 16           /* sends per socket and flush */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
  * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */
 #define RECEIVE_LENGTH (128 * 1024)
 
+/* Bytes of output that are collected for one socket before they are sent, and the memory that sockets may hold
+ * collected at a time besides the one that writes. */
+#define GATHER_LENGTH 16384
+#define COLLECTED_LIMIT (1024 * 1024)
+
+/* A write of this size goes straight out if nothing is collected: copying it costs more than a call saves. */
+#define GATHER_BYPASS 4096
+
 /* Delay before a listener that ran out of descriptors or memory tries again, unless a release of a socket of
  * the loop comes first. */
 #define ACCEPT_RETRY_NS 100000000ull
+
+/* A deadline of a socket's own that is none, where 0 stands for that of its context. */
+#define DEADLINE_NEVER UINT64_MAX
 
 #define SWEEP_PERIOD_NS (LIBUS_TIMEOUT_GRANULARITY * 1000000000ull)
 
@@ -86,15 +98,19 @@ enum poll_kind {
 #define POLL_WATCHED 1u
 #define POLL_SHARED 2u
 
-/* Interest is what was asked for; `watched` says whether the back end knows the poll. */
+/* Interest is what was asked for; `watched` says whether the back end knows the poll. The last two bytes are of
+ * sockets; they lie here because there is room. */
 struct us_poll_t {
     int fd;
     uint32_t slot;
-    uint8_t kind;       /* enum poll_kind */
-    uint8_t interest;   /* LIBUS_SOCKET_READABLE | LIBUS_SOCKET_WRITABLE */
-    uint8_t size_class; /* of the block, see block.c */
-    uint8_t watched;
+    uint8_t kind : 3;      /* enum poll_kind */
+    uint8_t interest : 3;  /* LIBUS_SOCKET_READABLE | LIBUS_SOCKET_WRITABLE */
+    uint8_t watched : 2;
+    uint8_t size_class;    /* of the block, see block.c */
+    uint8_t ready;         /* BACKEND_* bits to be served from the ready queue */
+    uint8_t binding_flags; /* usx_socket_binding_flags() */
 };
+_Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a descriptor is packed");
 
 /* ------------------------------------------------------------------------------------------------
  * Sockets
@@ -116,10 +132,29 @@ struct us_poll_t {
 #define S_SILENT 0x0800u       /* no callback at close */
 #define S_RESET 0x1000u        /* close with RST */
 #define S_READY 0x2000u        /* in the ready queue */
-#define S_EFFECT 0x4000u       /* in the queue of pending effects */
+#define S_EFFECT 0x4000u       /* an effect is pending: in that queue, or in the ready queue, which passes it on */
 #define S_DEADLINES 0x8000u    /* timeouts are fine deadlines (deferring context), not coarse ticks */
+#define S_IDLE 0x10000u        /* the short timeout begins anew with every transfer */
+#define S_PENDING 0x20000u     /* output waits for room: the write-stall deadline runs */
+#define S_LINGERING 0x40000u   /* CLOSED, but the descriptor is kept until the output is sent (linger.c) */
+#define S_RECEIVED 0x80000u    /* the peer has sent something */
+#define S_COLLECTED 0x100000u  /* in loop->collected: output that was not tried yet */
+#define S_SHUT_WANTED 0x200000u  /* our write side is to be shut down when the output is sent */
+#define S_CLOSE_WANTED 0x400000u /* the socket is to be closed when the output is sent */
+#define S_HIGH 0x800000u       /* more than the high-water mark is queued: on_drain will come */
 
-/* What is rare hangs behind this: name look-up and connect attempts, kept input, adoption. */
+/* One piece of the output of a socket (output.c). */
+struct output_item {
+    struct output_item *next;
+    const char *data;  /* what is left of it */
+    size_t length;
+    size_t room;       /* bytes that may be appended behind `data` + `length`: copies only */
+    void (*release)(void *argument); /* of memory that somebody else owns; NULL: a copy */
+    void *argument;
+    max_align_t copy[]; /* where a copy begins */
+};
+
+/* What is rare hangs behind this: name look-up and connect attempts, kept input, output, adoption. */
 struct socket_cold {
     int failure;                     /* errno of a call that failed, told when the socket closes */
     struct connect_attempt *attempt; /* connect.c; NULL once open */
@@ -130,22 +165,26 @@ struct socket_cold {
     uint32_t move_ext_size;
     struct usx_adoption move_functions;
     void *move_argument;
-    unsigned int ready_meanwhile; /* ENDED bits that were to be served while S_MOVING */
+    uint64_t idle;       /* ns, while S_IDLE */
+    uint64_t stall;      /* ns, the write-stall deadline; 0: none */
+    uint64_t drain;      /* ns, how long it may linger; 0: as its context says */
+    uint32_t stall_time; /* tick of loop->fine while S_PENDING, 0: disarmed */
+    uint32_t collected_next; /* in loop->collected */
+    struct output_item *output, *output_last; /* in order */
+    size_t output_length;    /* of all items together */
 };
 
 /* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
- * The wheel node (two links and the two times) is used by wheel.c. After close the two times hold the
+ * The wheel node (two links and the times) is used by wheel.c. After close the two timeouts hold the
  * close reason instead. */
 struct us_socket_t {
     struct us_poll_t p;
-    uint16_t flags;
-    uint8_t ready;         /* BACKEND_* bits to be served from the ready queue */
-    uint8_t binding_flags; /* usx_socket_binding_flags() */
+    uint32_t flags;
     struct us_socket_context_t *context; /* NULL for a CLOSED socket whose context is freed: see close.c */
     struct socket_cold *cold;
     uint32_t prev, next;  /* in context->sockets; `next` alone in loop->closed */
-    uint32_t ready_next;  /* in loop->ready */
-    uint32_t effect_next; /* in loop->effects */
+    uint32_t queue_next;  /* in loop->ready or loop->effects; it is in one of them at most */
+    uint32_t policy_time; /* tick of loop->fine, 0: disarmed; what ends then depends on the state (timeout.c) */
     union {
         struct {
             uint32_t short_time; /* tick of loop->coarse or loop->fine, 0: disarmed */
@@ -187,6 +226,7 @@ struct context_callbacks {
     struct us_socket_t *(*on_long_timeout)(struct us_socket_t *);
     struct us_socket_t *(*on_connect_error)(struct us_socket_t *, int);
     struct us_socket_t *(*on_end)(struct us_socket_t *);
+    struct us_socket_t *(*on_drain)(struct us_socket_t *);
     void (*on_server_name)(struct us_socket_context_t *, const char *);
     void (*on_release)(struct us_socket_context_t *);
 };
@@ -195,6 +235,8 @@ struct us_socket_context_t {
     struct us_poll_t p; /* fd -1; slot and kind make it findable */
     uint8_t deferring;
     uint8_t freed;      /* given up for good; memory waits for the last socket, nothing new is made in it */
+    struct usx_deadlines deadlines;
+    struct usx_output_options output;
     struct us_loop_t *loop;
     struct us_socket_context_t *prev, *next; /* in loop->contexts */
     uint32_t sockets;   /* newest first */
@@ -283,6 +325,14 @@ struct us_loop_t {
     uint8_t tearing_down; /* nothing new can be made */
     uint8_t work_left;    /* a budget ended: the next turn does not sleep */
     uint8_t test_clock;
+    struct usx_gather gather; /* output of one socket, collected; its `id` is 0 when it is nobody's */
+    char *gather_buffer;      /* NULL before the first use */
+    uint32_t gather_slot;     /* whose bytes are in it, if there are any */
+    uint32_t collected;       /* sockets with collected output elsewhere */
+    size_t collected_length;  /* memory of that */
+    size_t queued;            /* bytes of output that wait in sockets */
+    size_t queue_limit;
+    struct us_socket_context_t *lingering; /* where closed sockets wait; NULL before the first */
     struct slot_table slots;
     struct slot_queue ready;
     struct slot_queue effects;
@@ -514,6 +564,55 @@ void us_internal_dispatch(struct us_loop_t *loop, struct us_poll_t *p, unsigned 
 void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
 
 /* ------------------------------------------------------------------------------------------------
+ * output.c, send.c, linger.c
+ * --------------------------------------------------------------------------------------------- */
+
+/* States in which a socket takes no bytes of a write. */
+#define S_NOT_WRITABLE \
+    (S_CONNECTING | S_OPENING | S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED)
+
+/* True while bytes that were accepted have not been given to the back end. */
+static inline int us_internal_has_output(const struct us_loop_t *loop, const struct us_socket_t *s) {
+    return (s->cold && s->cold->output) ||
+           (loop->gather_slot == s->p.slot && loop->gather.position != loop->gather_buffer);
+}
+/* Gives the back end what is there, as far as it goes. What is left is pending (S_PENDING). */
+void us_internal_output_flush(struct us_socket_t *s);
+/* The back end has room: goes on, and then does what was to follow. Zero if the socket was closed. */
+int us_internal_output_ready(struct us_loop_t *loop, uint32_t slot);
+/* Flushes everything that is collected. */
+void us_internal_output_flush_all(struct us_loop_t *loop);
+static inline int us_internal_is_collecting(const struct us_loop_t *loop) {
+    return loop->gather.position != loop->gather_buffer || loop->collected != NO_SLOT;
+}
+/* Sends what is there until nothing goes any more, or the budget ends. Non-zero: something is left. */
+int us_internal_output_send(struct us_socket_t *s);
+/* Nobody may add to what is collected without a call. */
+void us_internal_output_disown(struct us_socket_t *s);
+/* The program is done with writing: a last flush. */
+void us_internal_output_settle(struct us_socket_t *s);
+void us_internal_output_discard(struct us_socket_t *s);
+/* Puts a copy of what `slices` have behind the first `skip` bytes at the end of the queue. 0 or -ENOMEM: nothing
+ * was put there. */
+int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices, int count, size_t skip);
+/* Bytes accepted of `slices`: collected, or taken by the back end. */
+size_t us_internal_output_write(struct us_socket_t *s, const struct iovec *slices, int count, int more);
+/* The connection is there: what was queued before goes out as soon as there is room. */
+void us_internal_output_opened(struct us_socket_t *s);
+void us_internal_output_push(struct us_socket_t *s, struct output_item *item); /* the socket has a cold part */
+size_t us_internal_slices_length(const struct iovec *slices, int count);
+
+/* Instead of closing the descriptor of a socket that was just closed for the program. Zero: there is nothing to
+ * linger for. */
+int us_internal_linger_begin(struct us_socket_t *s);
+/* The release of a socket that still lingers: it becomes the loop's own. Zero: it could not, and is released. */
+int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s);
+void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+/* Its time is over. */
+void us_internal_linger_cut(struct us_socket_t *s);
+void us_internal_linger_free(struct us_loop_t *loop);
+
+/* ------------------------------------------------------------------------------------------------
  * socket.c, close.c, adopt.c, context.c, listen.c, connect.c, timeout.c
  * --------------------------------------------------------------------------------------------- */
 
@@ -525,6 +624,7 @@ void us_internal_socket_destroy(struct us_socket_t *s);
 static inline int us_internal_socket_gone(const struct us_socket_t *s) {
     return (s->flags & (S_CLOSING | S_CLOSED)) != 0;
 }
+void us_internal_shutdown_now(struct us_socket_t *s); /* whatever waits */
 /* Changes interest; a failure closes the socket in a later dispatch. */
 int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
 /* Something on this socket failed for good: it is closed in a later dispatch, with `error` as the reason. */
@@ -545,6 +645,8 @@ void us_internal_adoption_effect(struct us_loop_t *loop, struct us_socket_t *s);
 
 void us_internal_context_link_socket(struct us_socket_context_t *context, struct us_socket_t *s);
 void us_internal_context_unlink_socket(struct us_socket_context_t *context, struct us_socket_t *s);
+/* A context that nobody but the loop knows. NULL: out of memory. */
+struct us_socket_context_t *us_internal_context_create_hidden(struct us_loop_t *loop);
 /* Takes away one reference; at zero calls on_release and frees. */
 void us_internal_context_unreference(struct us_socket_context_t *context);
 /* The same whatever is left of references; no socket or listener may be left. */
@@ -566,6 +668,15 @@ struct socket_cold *us_internal_socket_cold(struct us_socket_t *s); /* made on f
 void us_internal_socket_cold_free(struct us_socket_t *s);
 
 void us_internal_timeouts_disarm(struct us_socket_t *s);
+/* The policy deadline of the state that the socket is in now: ends the one before. 0 ns: none. */
+void us_internal_policy_arm(struct us_socket_t *s, uint64_t nanoseconds);
+/* Bytes have moved: an idle deadline begins anew. */
+void us_internal_idle_touch(struct us_socket_t *s);
+/* A socket is open: the deadlines of its context begin. */
+void us_internal_deadlines_begin(struct us_socket_t *s, int accepted);
+/* Output waits (again, because some of it went), or waits no more. */
+void us_internal_stall_begin(struct us_socket_t *s);
+void us_internal_stall_end(struct us_socket_t *s);
 /* Fires the fine deadlines that are due at loop->now, within the budget. Non-zero if due ones are left. */
 int us_internal_deadlines_run(struct us_loop_t *loop);
 /* Makes the sweeps of the coarse timeouts that are due at loop->now. */

@@ -411,6 +411,7 @@ static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, 
     }
     loop->statistics.accepted++;
     s->flags |= S_OPENED;
+    us_internal_deadlines_begin(s, 1);
     if (s->context->on.on_open) {
         s->context->on.on_open(s, 0, ip, ip_length);
     }

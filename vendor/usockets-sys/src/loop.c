@@ -75,6 +75,8 @@ static void init_fields(struct us_loop_t *loop, const struct usx_loop_options *o
     loop->ready = (struct slot_queue){NO_SLOT, NO_SLOT};
     loop->effects = (struct slot_queue){NO_SLOT, NO_SLOT};
     loop->closed = NO_SLOT;
+    loop->collected = NO_SLOT;
+    loop->gather_slot = NO_SLOT;
     loop->closed_listeners = NO_SLOT;
     loop->current_slot = NO_SLOT;
     loop->now = monotonic_now();
@@ -194,12 +196,23 @@ char *us_internal_receive_buffer(struct us_loop_t *loop) {
  * Frames and liveness
  * --------------------------------------------------------------------------------------------- */
 
+static void flush_point(struct us_loop_t *loop) {
+    if (us_internal_is_collecting(loop)) {
+        us_internal_output_flush_all(loop);
+    }
+}
+
 void usx_frame_enter(struct us_loop_t *loop) {
     loop->frame_depth++;
 }
 
 unsigned int usx_frame_leave(struct us_loop_t *loop) {
-    return --loop->frame_depth;
+    unsigned int depth = --loop->frame_depth;
+    if (!depth && !loop->running) {
+        flush_point(loop);
+        loop->gather.id = 0; /* without a frame nothing is collected */
+    }
+    return depth;
 }
 
 unsigned int usx_frame_depth(struct us_loop_t *loop) {
@@ -237,57 +250,71 @@ int usx_loop_is_alive(struct us_loop_t *loop) {
  * Queues of sockets, linked by slots
  * --------------------------------------------------------------------------------------------- */
 
-void us_internal_ready_push(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
-    s->ready |= (uint8_t) ready;
-    if (s->flags & S_READY) {
-        return;
-    }
-    s->flags |= S_READY;
-    s->ready_next = NO_SLOT;
-    if (loop->ready.tail == NO_SLOT) {
-        loop->ready.head = s->p.slot;
+static void queue_append(struct us_loop_t *loop, struct slot_queue *queue, struct us_socket_t *s) {
+    s->queue_next = NO_SLOT;
+    if (queue->tail == NO_SLOT) {
+        queue->head = s->p.slot;
     } else {
-        us_internal_slot_socket(loop, loop->ready.tail)->ready_next = s->p.slot;
+        us_internal_slot_socket(loop, queue->tail)->queue_next = s->p.slot;
     }
-    loop->ready.tail = s->p.slot;
-    loop->ready_count++;
+    queue->tail = s->p.slot;
+}
+
+static struct us_socket_t *queue_take(struct us_loop_t *loop, struct slot_queue *queue) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, queue->head);
+    queue->head = s->queue_next;
+    if (queue->head == NO_SLOT) {
+        queue->tail = NO_SLOT;
+    }
+    return s;
+}
+
+/* A socket with a pending effect is served afterwards, if there still is something to serve. */
+void us_internal_ready_push(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    s->p.ready |= (uint8_t) ready;
+    if (!(s->flags & (S_READY | S_EFFECT))) {
+        s->flags |= S_READY;
+        queue_append(loop, &loop->ready, s);
+        loop->ready_count++;
+    }
 }
 
 static struct us_socket_t *ready_pop(struct us_loop_t *loop) {
-    struct us_socket_t *s = us_internal_slot_socket(loop, loop->ready.head);
-    loop->ready.head = s->ready_next;
-    if (loop->ready.head == NO_SLOT) {
-        loop->ready.tail = NO_SLOT;
-    }
+    struct us_socket_t *s = queue_take(loop, &loop->ready);
     loop->ready_count--;
-    s->flags &= (uint16_t) ~S_READY;
+    s->flags &= ~S_READY;
     return s;
 }
 
-void us_internal_effect_push(struct us_loop_t *loop, struct us_socket_t *s) {
-    if (s->flags & S_EFFECT) {
-        return;
-    }
-    s->flags |= S_EFFECT;
-    s->effect_next = NO_SLOT;
-    if (loop->effects.tail == NO_SLOT) {
-        loop->effects.head = s->p.slot;
-    } else {
-        us_internal_slot_socket(loop, loop->effects.tail)->effect_next = s->p.slot;
-    }
-    loop->effects.tail = s->p.slot;
+static void effect_append(struct us_loop_t *loop, struct us_socket_t *s) {
+    queue_append(loop, &loop->effects, s);
     loop->effect_count++;
 }
 
-static struct us_socket_t *effect_pop(struct us_loop_t *loop) {
-    struct us_socket_t *s = us_internal_slot_socket(loop, loop->effects.head);
-    loop->effects.head = s->effect_next;
-    if (loop->effects.head == NO_SLOT) {
-        loop->effects.tail = NO_SLOT;
+void us_internal_effect_push(struct us_loop_t *loop, struct us_socket_t *s) {
+    unsigned int queued = s->flags & (S_READY | S_EFFECT);
+    s->flags |= S_EFFECT;
+    if (!queued) {
+        effect_append(loop, s);
     }
+}
+
+static struct us_socket_t *effect_pop(struct us_loop_t *loop) {
+    struct us_socket_t *s = queue_take(loop, &loop->effects);
     loop->effect_count--;
-    s->flags &= (uint16_t) ~S_EFFECT;
+    s->flags &= ~S_EFFECT;
     return s;
+}
+
+/* Runs the effect at the head of the queue, and sees to what was to be served meanwhile. */
+static void run_effect(struct us_loop_t *loop) {
+    struct us_socket_t *s = effect_pop(loop);
+    uint32_t slot = s->p.slot;
+    us_internal_socket_effect(loop, s);
+    s = us_internal_slot_socket(loop, slot);
+    if (s->p.ready && !us_internal_socket_gone(s)) {
+        us_internal_ready_push(loop, s, s->p.ready);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -372,8 +399,12 @@ static void serve_ready_queue(struct us_loop_t *loop) {
     uint32_t count = loop->ready_count < BUDGET_READY ? loop->ready_count : BUDGET_READY;
     while (count-- && !loop->halt) {
         struct us_socket_t *s = ready_pop(loop);
-        unsigned int ready = s->ready;
-        s->ready = 0;
+        if (s->flags & S_EFFECT) {
+            effect_append(loop, s);
+            continue;
+        }
+        unsigned int ready = s->p.ready;
+        s->p.ready = 0;
         us_internal_dispatch_socket(loop, s, ready);
     }
 }
@@ -395,7 +426,7 @@ static void run_timers(struct us_loop_t *loop) {
 static void run_effects(struct us_loop_t *loop) {
     uint32_t count = loop->effect_count < BUDGET_EFFECTS ? loop->effect_count : BUDGET_EFFECTS;
     while (count-- && !loop->halt) {
-        us_internal_socket_effect(loop, effect_pop(loop));
+        run_effect(loop);
     }
 }
 
@@ -403,18 +434,23 @@ static void iterate(struct us_loop_t *loop, int64_t limit) {
     loop->iteration++;
     if (loop->pre_cb) {
         loop->pre_cb(loop);
+        flush_point(loop);
     }
     if (loop->halt) {
         return;
     }
     wait_for_events(loop, limit);
     run_jobs(loop);
+    flush_point(loop);
     dispatch_events(loop);
     serve_ready_queue(loop);
+    flush_point(loop);
     run_timers(loop);
     run_effects(loop);
+    flush_point(loop);
     if (loop->post_cb && !loop->halt) {
         loop->post_cb(loop);
+        flush_point(loop);
     }
     us_internal_release(loop);
 }
@@ -432,6 +468,7 @@ static int begin_running(struct us_loop_t *loop) {
 /* Between turns a job must wake the loop, because a foreign loop may be sleeping on our descriptor. */
 static void end_running(struct us_loop_t *loop) {
     loop->running = 0;
+    loop->gather.id = 0;
     if (loop->jobs.has_jobs) {
         loop->jobs.has_jobs(loop, 1);
     }
@@ -489,8 +526,16 @@ long long usx_loop_next_timeout(struct us_loop_t *loop) {
 
 /* Effects may cause others (a close handler closes another socket): until none is left. */
 static void finish_effects(struct us_loop_t *loop) {
-    while (loop->effect_count) {
-        us_internal_socket_effect(loop, effect_pop(loop));
+    while (loop->effect_count || loop->ready_count) {
+        if (!loop->ready_count) {
+            us_internal_socket_effect(loop, effect_pop(loop));
+            continue;
+        }
+        struct us_socket_t *s = ready_pop(loop);
+        s->p.ready = 0;
+        if (s->flags & S_EFFECT) {
+            effect_append(loop, s);
+        }
     }
 }
 
@@ -524,7 +569,9 @@ static int has_sockets(const struct us_loop_t *loop) {
 /* A queue may still name sockets that are closed: nothing is served any more, so it is only emptied. */
 static void empty_queues(struct us_loop_t *loop) {
     while (loop->ready_count) {
-        ready_pop(loop)->ready = 0;
+        struct us_socket_t *s = ready_pop(loop);
+        s->flags &= ~S_EFFECT;
+        s->p.ready = 0;
     }
     while (loop->effect_count) {
         effect_pop(loop);
@@ -546,6 +593,7 @@ int usx_loop_teardown(struct us_loop_t *loop) {
     } while (has_sockets(loop));
     empty_queues(loop);
     us_internal_release(loop);
+    us_internal_linger_free(loop);
     us_internal_timers_close_all(loop, 0);
     us_internal_user_polls_close_all(loop, 0);
     while (loop->contexts) {
@@ -567,6 +615,7 @@ void us_loop_free(struct us_loop_t *loop) {
     }
     empty_queues(loop);
     us_internal_release(loop);
+    us_internal_linger_free(loop);
     while (loop->contexts) {
         us_internal_context_free_now(loop->contexts);
     }
@@ -580,6 +629,8 @@ void us_loop_free(struct us_loop_t *loop) {
     if (loop->receive_buffer) {
         sys_free(loop->receive_buffer - LIBUS_RECV_BUFFER_PADDING);
     }
+    sys_free(loop->lingering);
+    sys_free(loop->gather_buffer);
     sys_free(loop->heap.entries);
     sys_free(loop->events);
     sys_free(loop);
@@ -588,4 +639,5 @@ void us_loop_free(struct us_loop_t *loop) {
 void usx_loop_statistics(struct us_loop_t *loop, struct usx_loop_statistics *statistics) {
     *statistics = loop->statistics;
     statistics->iterations = (uint64_t) loop->iteration;
+    statistics->queued_bytes = loop->queued;
 }

@@ -6,12 +6,6 @@
 #include <limits.h>
 #include <string.h>
 
-/* States in which a socket takes no bytes. */
-#define S_NOT_WRITABLE (S_CONNECTING | S_OPENING | S_SHUT | S_CLOSING | S_CLOSED)
-
-/* Slices given to one send; the kernel takes at most IOV_MAX. */
-#define SLICES_PER_SEND 64
-
 /* ------------------------------------------------------------------------------------------------
  * Making
  * --------------------------------------------------------------------------------------------- */
@@ -70,6 +64,9 @@ struct socket_cold *us_internal_socket_cold(struct us_socket_t *s) {
 void us_internal_socket_cold_free(struct us_socket_t *s) {
     if (s->cold) {
         us_internal_connect_forget(s);
+        if (s->cold->output) {
+            us_internal_output_discard(s);
+        }
         sys_free(s->cold->kept_input);
         sys_free(s->cold);
         s->cold = NULL;
@@ -102,63 +99,6 @@ int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
     return result;
 }
 
-/* A send that did not take everything. */
-static void came_short(struct us_socket_t *s) {
-    s->flags |= S_WRITE_SHORT;
-    us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
-}
-
-/* Bytes that one send took of `slices`; sets *blocked when nothing more goes now. */
-static size_t send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
-                          int flags, int *blocked) {
-    struct us_loop_t *loop = s->context->loop;
-    ssize_t sent;
-    do {
-        sent = loop->backend->send(loop, &s->p, slices, count, flags);
-    } while (sent == -EINTR);
-    if (sent >= 0) {
-        loop->statistics.sends++;
-        loop->statistics.bytes_sent += (uint64_t) sent;
-        *blocked = (size_t) sent < length;
-        return (size_t) sent;
-    }
-    *blocked = 1;
-    if (sent != -EAGAIN && sent != -EWOULDBLOCK && sent != -ENOBUFS && sent != -ENOMEM) {
-        us_internal_socket_fail_later(s, (int) -sent);
-    }
-    return 0;
-}
-
-static size_t slices_length(const struct iovec *slices, int count) {
-    size_t length = 0;
-    for (int i = 0; i < count; i++) {
-        length += slices[i].iov_len;
-    }
-    return length;
-}
-
-size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int count, int msg_more) {
-    size_t total = 0;
-    int blocked = 0;
-    if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NOT_WRITABLE) {
-        return 0;
-    }
-    while (count > 0 && !blocked) {
-        int batch = count < SLICES_PER_SEND ? count : SLICES_PER_SEND;
-        size_t length = slices_length(slices, batch);
-        if (length) {
-            int more = msg_more || batch < count ? MSG_MORE : 0;
-            total += send_slices(s, slices, batch, length, more, &blocked);
-        }
-        slices += batch;
-        count -= batch;
-    }
-    if (blocked) {
-        came_short(s);
-    }
-    return total;
-}
-
 int us_socket_write(int ssl, struct us_socket_t *s, const char *data, int length, int msg_more) {
     (void) ssl;
     if (length <= 0) {
@@ -188,6 +128,7 @@ int usx_socket_is_writable_pending(struct us_socket_t *s) {
 void us_socket_flush(int ssl, struct us_socket_t *s) {
     (void) ssl;
     if (s->p.kind == POLL_KIND_SOCKET && !(s->flags & S_NOT_WRITABLE)) {
+        us_internal_output_flush(s);
         us_internal_net_uncork(s->p.fd);
     }
 }
@@ -207,9 +148,19 @@ void us_socket_shutdown(int ssl, struct us_socket_t *s) {
     if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NOT_WRITABLE) {
         return;
     }
+    s->flags &= ~S_WRITE_SHORT;
+    us_internal_output_settle(s);
+    if (s->flags & S_PENDING) {
+        s->flags |= S_SHUT_WANTED;
+    } else {
+        us_internal_shutdown_now(s);
+    }
+}
+
+void us_internal_shutdown_now(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
     int result = loop->backend->shutdown(loop, &s->p, SHUT_WR);
-    s->flags = (uint16_t) ((s->flags & ~S_WRITE_SHORT) | S_SHUT);
+    s->flags |= S_SHUT;
     if (result < 0 && result != -ENOTCONN) {
         us_internal_socket_fail_later(s, -result);
     } else if (s->flags & S_END_SEEN) {
@@ -245,7 +196,7 @@ void usx_socket_resume(struct us_socket_t *s) {
     if (!(s->flags & S_PAUSED)) {
         return;
     }
-    s->flags &= (uint16_t) ~S_PAUSED;
+    s->flags &= ~S_PAUSED;
     if (s->flags & S_NO_INTEREST) {
         return;
     }
@@ -286,7 +237,7 @@ int us_socket_is_established(int ssl, struct us_socket_t *s) {
 
 int us_socket_is_shut_down(int ssl, struct us_socket_t *s) {
     (void) ssl;
-    return !is_listener(s) && (s->flags & S_SHUT) != 0;
+    return !is_listener(s) && (s->flags & (S_SHUT | S_SHUT_WANTED)) != 0;
 }
 
 int us_socket_is_closed(int ssl, struct us_socket_t *s) {
@@ -367,7 +318,7 @@ void usx_socket_view(struct us_socket_t *s, struct usx_socket_view *view) {
     view->context = s->context;
     view->context_ext = us_socket_context_ext(0, s->context);
     view->ext = s + 1;
-    view->binding_flags = &s->binding_flags;
+    view->binding_flags = &s->p.binding_flags;
 }
 
 struct us_socket_t *usx_find_socket(struct us_loop_t *loop, uint64_t id) {
@@ -380,7 +331,7 @@ int usx_socket_is_moving(struct us_socket_t *s) {
 }
 
 uint8_t *usx_socket_binding_flags(struct us_socket_t *s) {
-    return &s->binding_flags;
+    return &s->p.binding_flags;
 }
 
 int usx_socket_state(struct us_socket_t *s) {

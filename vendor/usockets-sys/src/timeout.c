@@ -1,7 +1,8 @@
 /* The two timeouts of a socket: coarse ones, which fire in a sweep every 4 seconds, and the fine deadlines of
- * deferring contexts. Both are ticks in a wheel: of sweeps, or of USX_DEADLINE_GRANULARITY nanoseconds. A socket
- * is in at most one wheel, for the earlier of its two times. Moving a timeout to a later time does not touch the
- * wheel: the socket is looked at when its old time comes, and is put in again. */
+ * deferring contexts; and the policy deadlines of the latter, which end a socket. All are ticks in a wheel: of
+ * sweeps, or of USX_DEADLINE_GRANULARITY nanoseconds. A socket is in at most one wheel, for the earliest of its
+ * times. Moving one to a later time does not touch the wheel: the socket is looked at when its old time comes, and
+ * is put in again. */
 #include "internal.h"
 
 #include <errno.h>
@@ -25,12 +26,21 @@ static int is_due(uint32_t time, uint32_t tick) {
     return time && (int32_t) (tick - time) >= 0;
 }
 
-/* The earlier of the two times; 0 if both are disarmed. */
-static uint32_t earliest(const struct us_socket_t *s) {
-    if (!s->short_time || !s->long_time) {
-        return s->short_time | s->long_time;
+/* The earlier of two times, of which 0 is none. */
+static uint32_t earlier(uint32_t a, uint32_t b) {
+    if (!a || !b) {
+        return a | b;
     }
-    return (int32_t) (s->short_time - s->long_time) < 0 ? s->short_time : s->long_time;
+    return (int32_t) (a - b) < 0 ? a : b;
+}
+
+/* The earliest of a socket's times; 0 if all are disarmed. A closed one has its reason where the timeouts were. */
+static uint32_t earliest(const struct us_socket_t *s) {
+    if (us_internal_socket_gone(s)) {
+        return s->policy_time;
+    }
+    uint32_t time = earlier(earlier(s->short_time, s->long_time), s->policy_time);
+    return s->flags & S_PENDING ? earlier(time, s->cold->stall_time) : time;
 }
 
 static void set_time(struct us_socket_t *s, uint32_t *time, uint32_t tick) {
@@ -49,8 +59,14 @@ static void set_time(struct us_socket_t *s, uint32_t *time, uint32_t tick) {
 }
 
 void us_internal_timeouts_disarm(struct us_socket_t *s) {
-    s->short_time = 0;
-    s->long_time = 0;
+    if (!us_internal_socket_gone(s)) {
+        s->short_time = 0;
+        s->long_time = 0;
+    }
+    s->policy_time = 0;
+    if (s->flags & S_PENDING) {
+        s->cold->stall_time = 0;
+    }
     if (us_internal_wheel_linked(s)) {
         us_internal_wheel_remove(s->context->loop, wheel_of(s), s);
     }
@@ -64,6 +80,20 @@ static int has_no_timeouts(const struct us_socket_t *s) {
     return s->p.kind != POLL_KIND_SOCKET || us_internal_socket_gone(s);
 }
 
+/* The tick in which a deadline is over; 0 for none. */
+static uint32_t deadline_tick(struct us_loop_t *loop, uint64_t nanoseconds) {
+    if (!nanoseconds) {
+        return 0;
+    }
+    /* Inside a turn its time is good enough, and no clock is read per event. */
+    uint64_t now = loop->running ? loop->now : us_internal_clock(loop);
+    uint32_t tick = (uint32_t) fine_tick(loop, now + nanoseconds + USX_DEADLINE_GRANULARITY - 1);
+    if (!loop->fine.count) {
+        us_internal_wheel_expire(loop, &loop->fine, (uint32_t) fine_tick(loop, now));
+    }
+    return tick + (tick == 0);
+}
+
 int usx_socket_set_deadline(struct us_socket_t *s, int which, uint64_t nanoseconds) {
     if (nanoseconds > USX_DEADLINE_MAX || !(s->flags & S_DEADLINES)) {
         return -EINVAL;
@@ -71,19 +101,137 @@ int usx_socket_set_deadline(struct us_socket_t *s, int which, uint64_t nanosecon
     if (has_no_timeouts(s)) {
         return 0;
     }
-    struct us_loop_t *loop = s->context->loop;
-    uint32_t tick = 0;
-    if (nanoseconds) {
-        /* Inside a turn its time is good enough, and no clock is read per event. */
-        uint64_t now = loop->running ? loop->now : us_internal_clock(loop);
-        tick = (uint32_t) fine_tick(loop, now + nanoseconds + USX_DEADLINE_GRANULARITY - 1);
-        tick += tick == 0;
-        if (!loop->fine.count) {
-            us_internal_wheel_expire(loop, &loop->fine, (uint32_t) fine_tick(loop, now));
+    if (which == 0) {
+        s->flags &= ~S_IDLE;
+    }
+    set_time(s, which == 0 ? &s->short_time : &s->long_time,
+             deadline_tick(s->context->loop, nanoseconds));
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Policy deadlines
+ * --------------------------------------------------------------------------------------------- */
+
+int usx_context_set_deadlines(struct us_socket_context_t *context,
+                              const struct usx_deadlines *deadlines) {
+    const uint64_t times[] = {deadlines->connect, deadlines->handshake,   deadlines->first_byte,
+                              deadlines->idle,    deadlines->write_stall, deadlines->drain};
+    for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+        if (times[i] > USX_DEADLINE_MAX) {
+            return -EINVAL;
         }
     }
-    set_time(s, which == 0 ? &s->short_time : &s->long_time, tick);
+    if (!context->deferring) {
+        return -EINVAL;
+    }
+    context->deadlines = *deadlines;
     return 0;
+}
+
+void us_internal_policy_arm(struct us_socket_t *s, uint64_t nanoseconds) {
+    if (s->flags & S_DEADLINES && (nanoseconds || s->policy_time)) {
+        set_time(s, &s->policy_time, deadline_tick(s->context->loop, nanoseconds));
+    }
+}
+
+void us_internal_idle_touch(struct us_socket_t *s) {
+    if (s->flags & S_IDLE) {
+        uint64_t own = s->cold ? s->cold->idle : 0;
+        uint64_t idle = own ? own : s->context->deadlines.idle;
+        set_time(s, &s->short_time, deadline_tick(s->context->loop, idle));
+    }
+}
+
+void us_internal_deadlines_begin(struct us_socket_t *s, int accepted) {
+    const struct usx_deadlines *deadlines = &s->context->deadlines;
+    us_internal_policy_arm(s, accepted ? deadlines->first_byte : 0);
+    if (deadlines->idle) {
+        s->flags |= S_IDLE;
+        us_internal_idle_touch(s);
+    }
+}
+
+void us_internal_stall_begin(struct us_socket_t *s) {
+    uint64_t own = s->cold->stall;
+    uint64_t stall = own == DEADLINE_NEVER ? 0 : own ? own : s->context->deadlines.write_stall;
+    s->flags |= S_PENDING;
+    if (stall && s->flags & S_DEADLINES && !us_internal_socket_gone(s)) {
+        set_time(s, &s->cold->stall_time, deadline_tick(s->context->loop, stall));
+    }
+}
+
+void us_internal_stall_end(struct us_socket_t *s) {
+    s->cold->stall_time = 0;
+    s->flags &= ~S_PENDING;
+}
+
+/* The deadlines that are over as soon as something has happened once. Which of them runs is a question of state. */
+static int policy_kind(const struct us_socket_t *s) {
+    if (s->flags & (S_CONNECTING | S_OPENING)) {
+        return USX_DEADLINE_CONNECT;
+    }
+    return s->flags & S_LINGERING ? USX_DEADLINE_DRAIN : USX_DEADLINE_FIRST_BYTE;
+}
+
+static int set_idle(struct us_socket_t *s, uint64_t nanoseconds) {
+    struct socket_cold *cold = us_internal_socket_cold(s);
+    if (!cold) {
+        return -ENOMEM;
+    }
+    cold->idle = nanoseconds;
+    if (nanoseconds) {
+        s->flags |= S_IDLE;
+        us_internal_idle_touch(s);
+    } else if (s->flags & S_IDLE) {
+        s->flags &= ~S_IDLE;
+        set_time(s, &s->short_time, 0);
+    }
+    return 0;
+}
+
+static int set_stall(struct us_socket_t *s, uint64_t nanoseconds) {
+    struct socket_cold *cold = us_internal_socket_cold(s);
+    if (!cold) {
+        return -ENOMEM;
+    }
+    cold->stall = nanoseconds ? nanoseconds : DEADLINE_NEVER;
+    if (s->flags & S_PENDING) {
+        cold->stall_time = 0;
+        us_internal_stall_begin(s);
+    }
+    return 0;
+}
+
+int usx_socket_set_policy_deadline(struct us_socket_t *s, int kind, uint64_t nanoseconds) {
+    if (nanoseconds > USX_DEADLINE_MAX || !(s->flags & S_DEADLINES)) {
+        return -EINVAL;
+    }
+    if (has_no_timeouts(s)) {
+        return 0;
+    }
+    switch (kind) {
+    case USX_DEADLINE_CONNECT:
+    case USX_DEADLINE_FIRST_BYTE:
+        if (policy_kind(s) == kind && !(kind == USX_DEADLINE_FIRST_BYTE && s->flags & S_RECEIVED)) {
+            us_internal_policy_arm(s, nanoseconds);
+        }
+        return 0;
+    case USX_DEADLINE_IDLE:
+        return set_idle(s, nanoseconds);
+    case USX_DEADLINE_WRITE_STALL:
+        return set_stall(s, nanoseconds);
+    case USX_DEADLINE_DRAIN: {
+        struct socket_cold *cold = us_internal_socket_cold(s);
+        if (!cold) {
+            return -ENOMEM;
+        }
+        cold->drain = nanoseconds ? nanoseconds : DEADLINE_NEVER;
+        return 0;
+    }
+    default:
+        return -EINVAL;
+    }
 }
 
 /* Sweeps that are due by the clock but not made yet. A loop that has nothing to sweep sleeps through them, and a stall
@@ -138,6 +286,31 @@ void us_socket_long_timeout(int ssl, struct us_socket_t *s, unsigned int minutes
  * Firing
  * --------------------------------------------------------------------------------------------- */
 
+/* True if a policy deadline has ended the socket. */
+static int end_by_policy(struct us_socket_t *s, uint32_t tick) {
+    int kind = 0;
+    if (is_due(s->policy_time, tick)) {
+        kind = policy_kind(s);
+        s->policy_time = 0;
+    } else if (us_internal_socket_gone(s)) {
+        return 0;
+    } else if (s->flags & S_PENDING && is_due(s->cold->stall_time, tick)) {
+        kind = USX_DEADLINE_WRITE_STALL;
+    } else if (s->flags & S_IDLE && is_due(s->short_time, tick) && !s->context->on.on_timeout) {
+        kind = USX_DEADLINE_IDLE;
+    }
+    if (!kind) {
+        return 0;
+    }
+    s->context->loop->statistics.deadlines_missed++;
+    if (s->flags & S_LINGERING) {
+        us_internal_linger_cut(s);
+    } else {
+        us_internal_socket_close_now(s, USX_REASON_DEADLINE, kind);
+    }
+    return 1;
+}
+
 static void call_timeout(struct us_loop_t *loop, struct us_socket_t *s,
                          struct us_socket_t *(*callback)(struct us_socket_t *) ) {
     loop->statistics.timeouts_fired++;
@@ -161,6 +334,13 @@ static void fire(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t
     uint32_t slot = s->p.slot;
     if (s->flags & S_MOVING) {
         us_internal_wheel_insert(loop, wheel, s, tick + 1); /* if the move is refused, they are still due */
+        return;
+    }
+    if (end_by_policy(s, tick)) {
+        return;
+    }
+    if (us_internal_socket_gone(s)) {
+        put_back(loop, wheel, s);
         return;
     }
     int short_due = is_due(s->short_time, tick);

@@ -1,0 +1,106 @@
+/* Output that is accepted whole: what the system does not take at once waits in the socket. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+
+/* States in which nothing can be queued any more. */
+#define S_NO_OUTPUT (S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED | S_MOVING)
+
+/* Whether `length` more bytes may wait. */
+static int admit(struct us_socket_t *s, size_t length) {
+    const struct us_loop_t *loop = s->context->loop;
+    size_t limit = s->context->output.limit;
+    if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NO_OUTPUT || !s->context->deferring) {
+        return -EPIPE;
+    }
+    size_t buffered = usx_socket_buffered(s);
+    if (limit && (length > limit || buffered > limit - length)) {
+        return -ENOBUFS;
+    }
+    limit = loop->queue_limit;
+    if (limit && (length > limit || loop->queued > limit - length)) {
+        return -ENOBUFS;
+    }
+    return 0;
+}
+
+/* Something was put at the end of the queue: it leaves as soon as it can. */
+static void queued(struct us_socket_t *s) {
+    size_t high = s->context->output.high_water;
+    if (!(s->flags & (S_PENDING | S_CONNECTING | S_OPENING))) {
+        us_internal_stall_begin(s);
+        us_internal_output_disown(s);
+        us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
+    }
+    if (high && usx_socket_buffered(s) > high) {
+        s->flags |= S_HIGH;
+    }
+}
+
+/* Bytes that go without being queued. A socket in which something waits already takes none. */
+static size_t write_first(struct us_socket_t *s, const struct iovec *slices, int count) {
+    if (s->flags & (S_PENDING | S_CONNECTING | S_OPENING)) {
+        return 0;
+    }
+    unsigned int was_short = s->flags & S_WRITE_SHORT;
+    s->flags &= ~S_WRITE_SHORT;
+    size_t written = us_internal_output_write(s, slices, count, 0);
+    s->flags |= was_short;
+    return written;
+}
+
+int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count) {
+    size_t length = us_internal_slices_length(slices, count);
+    int result = admit(s, length);
+    if (result < 0 || !length) {
+        return result;
+    }
+    size_t written = write_first(s, slices, count);
+    if (written == length) {
+        return 0;
+    }
+    result = us_internal_output_append(s, slices, count, written);
+    if (result < 0 && written) {
+        /* Half of it is on its way: the connection must not end as if it were whole. */
+        s->flags |= S_RESET;
+        us_internal_socket_fail_later(s, ENOMEM);
+    }
+    if (result == 0) {
+        queued(s);
+    }
+    return result;
+}
+
+int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length,
+                          void (*release)(void *argument), void *argument) {
+    struct iovec slice = {(void *) (uintptr_t) data, length};
+    if (length < GATHER_BYPASS) {
+        int result = usx_socket_send(s, &slice, 1);
+        if (result == 0) {
+            release(argument);
+        }
+        return result;
+    }
+    int result = admit(s, length);
+    if (result < 0) {
+        return result;
+    }
+    struct output_item *item = us_internal_socket_cold(s) ? sys_malloc(sizeof(*item)) : NULL;
+    if (!item) {
+        return -ENOMEM;
+    }
+    size_t written = write_first(s, &slice, 1);
+    if (written == length) {
+        sys_free(item);
+        release(argument);
+        return 0;
+    }
+    *item = (struct output_item){.data = (const char *) data + written,
+                                 .length = length - written,
+                                 .release = release,
+                                 .argument = argument};
+    us_internal_output_push(s, item);
+    queued(s);
+    return 0;
+}
