@@ -132,7 +132,7 @@ pub enum UsError {
     },
 
     // -- Limits -------------------------------------------------------------------------------
-    /// A queue of jobs is at its capacity.
+    /// A queue is at its limit: of jobs, or of output that waits.
     #[error("the queue is full")]
     QueueFull,
 

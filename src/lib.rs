@@ -73,6 +73,7 @@ mod job;
 mod panics;
 
 mod address;
+mod deadline;
 mod error;
 mod ffi;
 mod ids;
@@ -88,6 +89,7 @@ mod trampoline;
 mod context;
 mod event_loop;
 mod listen;
+mod output;
 mod poll;
 mod pool;
 mod socket;
@@ -95,6 +97,7 @@ mod timer;
 
 pub use address::{ConnectTarget, Target};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};
+pub use deadline::{DeadlineKind, Deadlines};
 pub use error::UsError;
 pub use event_loop::{
     Backend, DeferError, KeepAlive, Loop, LoopBuilder, LoopHandle, LoopRef, Metrics, SignalWatch,

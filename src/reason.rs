@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use usockets_sys as sys;
 
+use crate::deadline::DeadlineKind;
 use crate::error::UsError;
 
 /// Why a socket is closed, as [`on_close`](crate::ContextBuilder::on_close) is told.
@@ -42,6 +43,8 @@ pub enum CloseReason {
         /// The system's number of the error (`errno`).
         errno: i32,
     },
+    /// A deadline has passed: see [`Deadlines`](crate::Deadlines).
+    Deadline(DeadlineKind),
     /// The program closed the [context](crate::SocketContext::close).
     ContextClosed,
     /// The loop was dropped.
@@ -55,11 +58,13 @@ impl CloseReason {
     }
 
     /// The error behind the close: of the system, or a
-    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) for [`Reset`](Self::Reset).
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) for [`Reset`](Self::Reset), or a
+    /// [`TimedOut`](io::ErrorKind::TimedOut) for [`Deadline`](Self::Deadline).
     pub fn error(&self) -> Option<io::Error> {
         match *self {
             Self::System { errno } => Some(io::Error::from_raw_os_error(errno)),
             Self::Reset => Some(io::Error::from_raw_os_error(libc::ECONNRESET)),
+            Self::Deadline(_) => Some(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
             _ => None,
         }
     }
@@ -73,6 +78,7 @@ impl CloseReason {
             sys::USX_REASON_END => Self::End,
             sys::USX_REASON_RESET => Self::Reset,
             sys::USX_REASON_HANGUP => Self::HangUp,
+            sys::USX_REASON_DEADLINE => Self::Deadline(DeadlineKind::from_raw(raw.error)),
             sys::USX_REASON_CONTEXT_CLOSED => Self::ContextClosed,
             sys::USX_REASON_LOOP_CLOSED => Self::LoopClosed,
             _ => Self::System { errno: raw.error },
@@ -91,6 +97,7 @@ impl fmt::Display for CloseReason {
             Self::System { errno } => {
                 return io::Error::from_raw_os_error(*errno).fmt(f);
             }
+            Self::Deadline(kind) => return kind.fmt(f),
             Self::ContextClosed => "closed with its context",
             Self::LoopClosed => "closed with the loop",
         })
@@ -103,6 +110,7 @@ pub(crate) fn connect_error(raw: sys::usx_close_reason) -> UsError {
         sys::USX_REASON_CONNECT | sys::USX_REASON_ERROR => UsError::os("connect", raw.error),
         sys::USX_REASON_RESOLVE => UsError::resolve(raw.error),
         sys::USX_REASON_RESET => UsError::os("connect", libc::ECONNRESET),
+        sys::USX_REASON_DEADLINE => UsError::os("connect", libc::ETIMEDOUT),
         _ => UsError::Cancelled,
     }
 }

@@ -13,7 +13,7 @@ use crate::defer::Inbox;
 use crate::error::UsError;
 use crate::event_loop::{Hooks, LocalJobs, LoopRef};
 use crate::ext;
-use crate::ffi::{RawLoop, RawSocket, Waker};
+use crate::ffi::{Gather, RawLoop, RawSocket, Waker};
 use crate::ids::LoopId;
 use crate::job::Job;
 use crate::panics::{PanicSlot, Payload};
@@ -36,6 +36,8 @@ pub(crate) struct Shell {
     this: Cell<*const Self>,
     /// Some until the phase is `Closed`.
     engine: Cell<Option<NonNull<us_loop_t>>>,
+    /// Some as long as `engine`.
+    gather: Cell<Option<Gather>>,
     phase: Cell<Phase>,
     /// The owner was dropped inside a frame, the outermost of which tears down.
     teardown_wanted: Cell<bool>,
@@ -56,9 +58,14 @@ impl Shell {
     ///
     /// The loop belongs to this thread and, from now on, to this shell.
     pub(crate) unsafe fn new(engine: NonNull<us_loop_t>, remote: Arc<Remote>) -> Rc<Self> {
+        // SAFETY: the caller vouches for the loop.
+        let living = unsafe { RawLoop::new(engine) };
+        // SAFETY: I9: it is cleared together with the pointer to the loop.
+        let gather = unsafe { Gather::of(living) };
         let shell = Rc::new(Self {
             this: Cell::new(ptr::null()),
             engine: Cell::new(Some(engine)),
+            gather: Cell::new(Some(gather)),
             phase: Cell::new(Phase::Open),
             teardown_wanted: Cell::new(false),
             calling: Cell::new(false),
@@ -116,6 +123,23 @@ impl Shell {
     #[inline]
     pub(crate) fn any_live_socket(&self, id: u64) -> Option<RawSocket<'_>> {
         self.any_engine()?.find_socket(id).filter(|socket| !socket.is_moving())
+    }
+
+    /// Writes to a socket, and returns how many bytes were accepted. In the common case of a socket
+    /// that has been written to before in the same turn this is a copy, and no call.
+    #[inline]
+    pub(crate) fn write(&self, id: u64, data: &[u8]) -> usize {
+        if self.collect(id, data) {
+            data.len()
+        } else {
+            self.any_engine().map_or(0, |engine| engine.write(id, data))
+        }
+    }
+
+    /// Collects output without a call, if that can be.
+    #[inline]
+    pub(crate) fn collect(&self, id: u64, data: &[u8]) -> bool {
+        self.gather.get().is_some_and(|gather| gather.append(id, data))
     }
 
     /// A reference to this shell that is not counted.
@@ -243,6 +267,7 @@ impl Shell {
         self.local_jobs.clear(self);
         self.hooks.clear(self);
         self.engine.set(None);
+        self.gather.set(None);
         self.phase.set(Phase::Closed);
         // SAFETY: it is torn down, and `self.engine` no longer leads to it.
         unsafe { engine.free() };

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::io::IoSlice;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -33,35 +32,22 @@ use crate::shell::{Frame, Shell};
 ///
 /// # Writing
 ///
-/// [`write`](Self::write) says how much was taken. If that is less than it was given, keep the
-/// rest, and go on in [`on_writable`](crate::ContextBuilder::on_writable):
+/// [`send`](Self::send) accepts everything and queues what does not go at once. A producer that can
+/// be held back is, while [`needs_drain`](Self::needs_drain):
 ///
 /// ```
-/// use usockets::{Loop, Socket, SocketContext};
-///
-/// /// Bytes that wait for room.
-/// #[derive(Default)]
-/// struct Session { rest: Vec<u8> }
-///
-/// fn send(socket: &Socket<false, Session>, session: &mut Session, data: &[u8]) {
-///     // What waits comes first.
-///     let taken = if session.rest.is_empty() { socket.write(data) } else { 0 };
-///     session.rest.extend_from_slice(&data[taken..]);
-///     if !session.rest.is_empty() {
-///         socket.pause(); // no more requests until the answers are gone
-///     }
-/// }
+/// use usockets::{Loop, SocketContext};
 ///
 /// let event_loop = Loop::<()>::new()?;
-/// let echo = SocketContext::<false, (), Session>::builder()
-///     .on_data(|_, socket, session, data| send(socket, session, data))
-///     .on_writable(|_, socket, session| {
-///         let taken = socket.write(&session.rest);
-///         session.rest.drain(..taken);
-///         if session.rest.is_empty() {
-///             socket.resume();
+/// let echo = SocketContext::<false>::builder()
+///     .on_data(|_, socket, _, data| {
+///         if socket.send(data).is_err() {
+///             socket.reset(); // more waits than may
+///         } else if socket.needs_drain() {
+///             socket.pause(); // no more requests until the answers are gone
 ///         }
 ///     })
+///     .on_drain(|_, socket, _| socket.resume())
 ///     .build(&event_loop, ())?;
 /// # let listener = echo.listen("127.0.0.1:0")?;
 /// # let client = SocketContext::<false>::builder()
@@ -72,6 +58,9 @@ use crate::shell::{Frame, Shell};
 /// # event_loop.run()?;
 /// # Ok::<(), usockets::UsError>(())
 /// ```
+///
+/// [`write`](Self::write) is for programs that keep what waits themselves: it says how much was
+/// accepted, and [`on_writable`](crate::ContextBuilder::on_writable) when to go on.
 pub struct Socket<const SSL: bool, S: 'static = ()> {
     /// `Rc`: the handle stays on the thread of its loop.
     shell: Rc<Shell>,
@@ -89,6 +78,12 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
         &self.shell
     }
 
+    /// Slot and generation.
+    #[inline]
+    pub(crate) fn raw_id(&self) -> u64 {
+        self.id
+    }
+
     /// The engine's socket, in whatever state.
     #[inline]
     pub(crate) fn raw(&self) -> Result<RawSocket<'_>, UsError> {
@@ -96,52 +91,12 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     }
 
     /// The engine's socket if it is not closed.
-    fn live(&self) -> Result<RawSocket<'_>, UsError> {
+    pub(crate) fn live(&self) -> Result<RawSocket<'_>, UsError> {
         let socket = self.raw()?;
         match socket.state() {
             State::Closing | State::Closed => Err(UsError::Closed),
             _ => Ok(socket),
         }
-    }
-
-    // -- Writing ------------------------------------------------------------------------------
-
-    /// Hands bytes to the system and returns how many it took: from 0 to all of them. Beneath:
-    /// `usx_socket_write`.
-    ///
-    /// After a short count, 0 included, [`on_writable`](crate::ContextBuilder::on_writable) tells
-    /// when there is room again, unless the socket is closed, not open yet, or shut down: those
-    /// take nothing. An error shows as a short count too, and `on_close` follows.
-    #[must_use = "what was not taken must be written again in `on_writable`"]
-    #[inline]
-    pub fn write(&self, data: &[u8]) -> usize {
-        self.shell.any_live_socket(self.id).map_or(0, |socket| socket.write(data))
-    }
-
-    /// As [`write`](Self::write), for several slices in order. Returns the number of bytes taken of
-    /// all together.
-    #[must_use = "what was not taken must be written again in `on_writable`"]
-    pub fn write_vectored(&self, slices: &[IoSlice<'_>]) -> usize {
-        self.raw().map_or(0, |socket| socket.write_vectored(slices))
-    }
-
-    /// Whether a write came up short and `on_writable` is to come. Beneath:
-    /// `usx_socket_is_writable_pending`.
-    pub fn is_write_pending(&self) -> bool {
-        self.raw().is_ok_and(RawSocket::is_write_pending)
-    }
-
-    /// Ends our direction: the peer sees the end after all that was taken. Receiving goes on until
-    /// the peer ends too, when the socket closes. Beneath: `us_socket_shutdown`.
-    pub fn shutdown(&self) {
-        if let Ok(socket) = self.raw() {
-            socket.shutdown();
-        }
-    }
-
-    /// Whether [`shutdown`](Self::shutdown) was called.
-    pub fn is_shut_down(&self) -> bool {
-        self.raw().is_ok_and(RawSocket::is_shut_down)
     }
 
     // -- Reading ------------------------------------------------------------------------------
@@ -181,14 +136,30 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
 
     // -- Closing ------------------------------------------------------------------------------
 
-    /// Closes the connection; bytes that were taken are still sent. Beneath: `usx_socket_close`.
+    /// Closes the connection. Beneath: `usx_socket_close`.
     ///
     /// It is closed at once for every observer: no data is delivered any more. `on_close` (or,
     /// before the connection was made, `on_connect_error`) follows from the loop. No effect on a
     /// closed socket.
+    ///
+    /// Bytes that were accepted are still sent: the engine keeps the connection, and the loop
+    /// running, until they are gone and the peer has finished too, or the
+    /// [drain deadline](crate::Deadlines::drain) has passed.
     pub fn close(&self) {
         if let Ok(socket) = self.raw() {
             socket.close(false);
+        }
+    }
+
+    /// Closes the connection when the system has taken all that was accepted, at once if it has.
+    /// Until then the socket is open and receives, but accepts no output. Beneath:
+    /// `usx_socket_close_after_flush`.
+    ///
+    /// Unlike with [`close`](Self::close), `on_close` tells when, and whether, the last byte has
+    /// left.
+    pub fn close_after_flush(&self) {
+        if let Ok(socket) = self.raw() {
+            socket.close_after_flush();
         }
     }
 
@@ -227,7 +198,7 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     /// [`InvalidOption`](UsError::InvalidOption) beyond 50 days; [`Closed`](UsError::Closed),
     /// [`Stale`](UsError::Stale), [`LoopClosed`](UsError::LoopClosed).
     pub fn set_timeout(&self, after: Duration) -> Result<(), UsError> {
-        self.set_deadline(Deadline::Short, after)
+        self.arm(Deadline::Short, after)
     }
 
     /// A second timeout, independent of the first one:
@@ -237,10 +208,10 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     ///
     /// Those of [`set_timeout`](Self::set_timeout).
     pub fn set_long_timeout(&self, after: Duration) -> Result<(), UsError> {
-        self.set_deadline(Deadline::Long, after)
+        self.arm(Deadline::Long, after)
     }
 
-    fn set_deadline(&self, which: Deadline, after: Duration) -> Result<(), UsError> {
+    fn arm(&self, which: Deadline, after: Duration) -> Result<(), UsError> {
         self.live()?
             .set_deadline(which, nanoseconds(after))
             .map_err(|_| UsError::invalid("timeout", "it is longer than 50 days"))

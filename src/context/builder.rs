@@ -4,12 +4,14 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::SocketContext;
+use crate::deadline::Deadlines;
 use crate::error::UsError;
 use crate::event_loop::LoopRef;
 use crate::ext::{Callbacks, Factory};
 use crate::incoming::{Incoming, OpenInfo};
 use crate::reason::CloseReason;
 use crate::socket::Socket;
+use crate::trampoline::ContextSettings;
 
 /// Collects the callbacks of a [`SocketContext`].
 ///
@@ -44,11 +46,43 @@ use crate::socket::Socket;
 pub struct ContextBuilder<const SSL: bool, T: 'static = (), S: 'static = ()> {
     callbacks: Callbacks<SSL, T, S>,
     factory: Factory<S>,
+    settings: ContextSettings,
 }
 
 impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
     pub(super) fn new(factory: Factory<S>) -> Self {
-        Self { callbacks: Callbacks::default(), factory }
+        Self { callbacks: Callbacks::default(), factory, settings: ContextSettings::default() }
+    }
+
+    /// How long connections may take for what they have to do: see [`Deadlines`], also for the
+    /// defaults, which are finite. Beneath: `usx_context_set_deadlines`.
+    pub fn deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.settings.deadlines = deadlines;
+        self
+    }
+
+    /// Whether small writes are collected and leave by one system call: see
+    /// [`Socket::write`]. Default: yes. Beneath: `usx_context_set_output`.
+    pub fn gather(mut self, on: bool) -> Self {
+        self.settings.output.gather = on;
+        self
+    }
+
+    /// When [`on_drain`](Self::on_drain) comes: once more than `high` bytes of a socket have waited
+    /// and no more than `low` are left. Defaults: 1 MiB and 256 KiB; a high mark of 0 is none.
+    /// Beneath: `usx_context_set_output`.
+    pub fn water_marks(mut self, high: usize, low: usize) -> Self {
+        self.settings.output.high_water = high;
+        self.settings.output.low_water = low;
+        self
+    }
+
+    /// Most bytes that may wait in one socket, beyond which [`send`](Socket::send) is
+    /// [`QueueFull`](UsError::QueueFull). Default: 64 MiB; 0 is no limit. Beneath:
+    /// `usx_context_set_output`.
+    pub fn send_limit(mut self, bytes: usize) -> Self {
+        self.settings.output.limit = bytes;
+        self
     }
 
     /// Decides about accepted connections before there is a socket: see [`Incoming`]. Unset: all
@@ -78,10 +112,17 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         self
     }
 
-    /// There is room again after a [`write`](Socket::write) that took less than it was given; once
-    /// for every such write. Beneath: `us_socket_context_on_writable`.
+    /// Nothing waits any more and there is room again, after a [`write`](Socket::write) that took
+    /// less than it was given. Beneath: `us_socket_context_on_writable`.
     pub fn on_writable(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
         self.callbacks.on_writable = Some(Box::new(f));
+        self
+    }
+
+    /// The queue of a socket that was above the high [water mark](Self::water_marks) has come down to
+    /// the low one. Beneath: `usx_context_on_drain`.
+    pub fn on_drain(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
+        self.callbacks.on_drain = Some(Box::new(f));
         self
     }
 
@@ -104,7 +145,8 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         self
     }
 
-    /// The time of [`set_timeout`](Socket::set_timeout) has passed. The timeout is disarmed; it may
+    /// The time of [`set_timeout`](Socket::set_timeout) or the [idle deadline](Deadlines::idle) has
+    /// passed. The timeout is disarmed; it may
     /// be armed anew. Beneath: `us_socket_context_on_timeout`.
     pub fn on_timeout(mut self, f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static) -> Self {
         self.callbacks.on_timeout = Some(Box::new(f));
@@ -145,8 +187,10 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
     ///
     /// # Errors
     ///
-    /// [`TlsUnavailable`](UsError::TlsUnavailable) for `SSL = true`,
-    /// [`LoopClosed`](UsError::LoopClosed), [`UsError::Io`] when out of memory.
+    /// [`TlsUnavailable`](UsError::TlsUnavailable) for `SSL = true`;
+    /// [`InvalidOption`](UsError::InvalidOption) for a deadline of more than 50 days, or a low-water
+    /// mark above the high one; [`LoopClosed`](UsError::LoopClosed), [`UsError::Io`] when out of
+    /// memory.
     pub fn build(
         self,
         event_loop: &LoopRef,
@@ -156,7 +200,13 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
             return Err(UsError::TlsUnavailable);
         }
         let shell = event_loop.shell();
-        let id = crate::trampoline::create_context(shell, self.callbacks, self.factory, state)?;
+        let id = crate::trampoline::create_context(
+            shell,
+            &self.settings,
+            self.callbacks,
+            self.factory,
+            state,
+        )?;
         Ok(SocketContext::from_counted(Rc::clone(shell), id))
     }
 

@@ -79,7 +79,11 @@ pub struct LoopBuilder {
     backend: Backend,
     test_clock: bool,
     queue_capacity: Option<NonZeroUsize>,
+    send_limit: Option<usize>,
 }
+
+/// Most bytes of output that wait in a loop, where the program does not say.
+const SEND_LIMIT: usize = 1 << 30;
 
 impl LoopBuilder {
     /// Chooses how to wait for events. Default: [`Backend::Auto`].
@@ -98,6 +102,14 @@ impl LoopBuilder {
     /// [`QueueFull`](UsError::QueueFull). 0 and the default: no limit.
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
         self.queue_capacity = NonZeroUsize::new(jobs);
+        self
+    }
+
+    /// Most bytes of output that may wait in all sockets together, beyond which
+    /// [`send`](crate::Socket::send) is [`QueueFull`](UsError::QueueFull). Default: 1 GiB; 0 is no
+    /// limit. Beneath: `usx_loop_set_queue_limit`.
+    pub fn send_limit(mut self, bytes: usize) -> Self {
+        self.send_limit = Some(bytes);
         self
     }
 
@@ -121,6 +133,9 @@ impl LoopBuilder {
             |waker| Remote::new(TypeId::of::<T>(), waker, capacity),
             state,
         )?;
+        if let Ok(engine) = shell.engine() {
+            engine.set_queue_limit(self.send_limit.unwrap_or(SEND_LIMIT));
+        }
         registry::add(&shell);
         Ok(Loop::new_owner(shell))
     }

@@ -57,6 +57,12 @@ pub struct Metrics {
     pub live_contexts: u64,
     /// Bytes of memory held for sockets, in use or free.
     pub live_block_bytes: u64,
+    /// Sockets ended by a [deadline](crate::Deadlines), lingering ones included.
+    pub deadlines_missed: u64,
+    /// Closed sockets whose output is still being sent.
+    pub live_lingering: u64,
+    /// Bytes of output that wait in sockets.
+    pub queued_bytes: u64,
     /// Jobs of other threads that wait.
     pub queued_jobs: u64,
 }
@@ -84,6 +90,9 @@ impl Metrics {
             live_polls: raw.live_polls,
             live_contexts: raw.live_contexts,
             live_block_bytes: raw.live_block_bytes,
+            deadlines_missed: raw.deadlines_missed,
+            live_lingering: raw.live_lingering,
+            queued_bytes: raw.queued_bytes,
             queued_jobs: queued_jobs as u64,
         }
     }

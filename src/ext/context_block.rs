@@ -59,6 +59,7 @@ pub(crate) struct Callbacks<const SSL: bool, T: 'static, S: 'static> {
     pub(crate) on_long_timeout: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_connect_error: Option<OnConnectError<SSL, T, S>>,
     pub(crate) on_adopt: Option<OnEvent<SSL, T, S>>,
+    pub(crate) on_drain: Option<OnEvent<SSL, T, S>>,
     pub(crate) accept_filter: Option<AcceptFilter<T>>,
 }
 
@@ -82,6 +83,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Default for Callbacks<SSL, T, S> {
             on_long_timeout: None,
             on_connect_error: None,
             on_adopt: None,
+            on_drain: None,
             accept_filter: None,
         }
     }
@@ -96,6 +98,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Callbacks<SSL, T, S> {
             on_end: self.on_end.is_some(),
             on_timeout: self.on_timeout.is_some(),
             on_long_timeout: self.on_long_timeout.is_some(),
+            on_drain: self.on_drain.is_some(),
             accept_filter: self.accept_filter.is_some(),
         }
     }
@@ -108,6 +111,7 @@ pub(crate) struct Wanted {
     pub(crate) on_end: bool,
     pub(crate) on_timeout: bool,
     pub(crate) on_long_timeout: bool,
+    pub(crate) on_drain: bool,
     pub(crate) accept_filter: bool,
 }
 

@@ -100,6 +100,24 @@ impl<'a> RawContext<'a> {
         unsafe { sys::usx_context_release(self.as_ptr()) };
     }
 
+    /// How output is treated, and which deadlines end sockets. False if the engine refuses.
+    pub(crate) fn configure(
+        self,
+        output: &sys::usx_output_options,
+        deadlines: &sys::usx_deadlines,
+    ) -> bool {
+        // SAFETY: the context is alive (see `live`).
+        let output = unsafe { sys::usx_context_set_output(self.as_ptr(), output) };
+        // SAFETY: as above.
+        let deadlines = unsafe { sys::usx_context_set_deadlines(self.as_ptr(), deadlines) };
+        output == 0 && deadlines == 0
+    }
+
+    pub(crate) fn on_drain(self, function: function::Plain) {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_on_drain(self.as_ptr(), Some(function)) };
+    }
+
     /// Closes all its listeners and sockets as pending effects.
     pub(crate) fn close_all(self) {
         // SAFETY: the context is alive (see `live`), and deferring: nothing is called back.

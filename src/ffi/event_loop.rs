@@ -199,6 +199,19 @@ impl<'a> RawLoop<'a> {
 
     // -- Objects ------------------------------------------------------------------------------
 
+    /// Bytes accepted by the socket of this identity; 0 if there is none.
+    #[inline]
+    pub(crate) fn write(self, id: u64, data: &[u8]) -> usize {
+        // SAFETY: the loop is alive (see `live`); the bytes are read, during the call only.
+        unsafe { sys::usx_loop_write(self.as_ptr(), id, data.as_ptr().cast(), data.len()) }
+    }
+
+    /// Most bytes of output that wait in all sockets together; 0 for no limit.
+    pub(crate) fn set_queue_limit(self, bytes: usize) {
+        // SAFETY: the loop is alive (see `live`).
+        unsafe { sys::usx_loop_set_queue_limit(self.as_ptr(), bytes) };
+    }
+
     #[inline]
     pub(crate) fn find_socket(self, id: u64) -> Option<RawSocket<'a>> {
         // SAFETY: the loop is alive (see `live`).

@@ -8,6 +8,7 @@
 mod address;
 mod context;
 mod event_loop;
+mod gather;
 mod poll;
 mod socket;
 mod timer;
@@ -16,6 +17,7 @@ mod waker;
 pub(crate) use address::Address;
 pub(crate) use context::{ListenSettings, RawContext, RawListener};
 pub(crate) use event_loop::RawLoop;
+pub(crate) use gather::Gather;
 pub(crate) use poll::RawPoll;
 pub(crate) use socket::{Adoption, Deadline, RawSocket, SocketView, State};
 pub(crate) use timer::RawTimer;

@@ -123,15 +123,7 @@ impl<'a> RawSocket<'a> {
 
     // -- Output -------------------------------------------------------------------------------
 
-    /// Bytes taken.
-    #[inline]
-    pub(crate) fn write(self, data: &[u8]) -> usize {
-        let slice = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
-        // SAFETY: the socket is alive (see `live`); the bytes are read, during the call only.
-        unsafe { sys::usx_socket_write(self.as_ptr(), &raw const slice, 1, 0) }
-    }
-
-    /// Bytes taken of all slices together, in order.
+    /// Bytes accepted of all slices together, in order.
     pub(crate) fn write_vectored(self, slices: &[IoSlice<'_>]) -> usize {
         let mut written = 0;
         // Calls of as many slices as the system takes at once.
@@ -148,6 +140,50 @@ impl<'a> RawSocket<'a> {
             }
         }
         written
+    }
+
+    /// Accepts all slices, in order, or nothing.
+    pub(crate) fn send(self, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        let count = c_int::try_from(slices.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the socket is alive (see `live`); std promises that `IoSlice` has the layout of
+        // `iovec`; the bytes are read, during the call only.
+        check(unsafe { sys::usx_socket_send(self.as_ptr(), slices.as_ptr().cast(), count) })
+    }
+
+    /// Accepts all of it, without a copy if it is large, or nothing. `release` is called once with
+    /// `argument` if this returns `Ok`, perhaps before that.
+    ///
+    /// # Safety
+    ///
+    /// The bytes stay where they are until `release` is called, which takes that argument and does
+    /// not call the engine.
+    pub(crate) unsafe fn send_owned(
+        self,
+        data: *const [u8],
+        release: unsafe extern "C" fn(*mut c_void),
+        argument: *mut c_void,
+    ) -> io::Result<()> {
+        let (bytes, length) = (data.cast(), data.len());
+        // SAFETY: the socket is alive (see `live`); the caller vouches for the rest.
+        check(unsafe {
+            sys::usx_socket_send_owned(self.as_ptr(), bytes, length, Some(release), argument)
+        })
+    }
+
+    /// Bytes accepted that the system has not taken yet.
+    pub(crate) fn buffered(self) -> usize {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_buffered(self.as_ptr()) }
+    }
+
+    pub(crate) fn needs_drain(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_needs_drain(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn flush(self) {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_flush(self.as_ptr()) };
     }
 
     /// Ends the direction to the peer after what was accepted.
@@ -185,6 +221,12 @@ impl<'a> RawSocket<'a> {
         unsafe { sys::usx_socket_close(self.as_ptr(), c_int::from(reset)) };
     }
 
+    /// Closes as a pending effect once everything was sent.
+    pub(crate) fn close_after_flush(self) {
+        // SAFETY: the socket is alive (see `live`) and its context defers: nothing is called back.
+        unsafe { sys::usx_socket_close_after_flush(self.as_ptr()) };
+    }
+
     /// Closes without callbacks, inside its `on_open` or before that.
     pub(crate) fn discard(self) {
         // SAFETY: the socket is alive (see `live`).
@@ -214,6 +256,12 @@ impl<'a> RawSocket<'a> {
         };
         // SAFETY: the socket is alive (see `live`).
         check(unsafe { sys::usx_socket_set_deadline(self.as_ptr(), which, nanoseconds) })
+    }
+
+    /// Sets a policy deadline, one of `USX_DEADLINE_*`; 0 for none.
+    pub(crate) fn set_policy_deadline(self, kind: c_int, nanoseconds: u64) -> io::Result<()> {
+        // SAFETY: the socket is alive (see `live`).
+        check(unsafe { sys::usx_socket_set_policy_deadline(self.as_ptr(), kind, nanoseconds) })
     }
 
     pub(crate) fn local_address(self) -> io::Result<Address> {

@@ -9,27 +9,40 @@ use std::rc::Rc;
 use usockets_sys::us_socket_context_t;
 
 use super::socket::register;
+use crate::deadline::Deadlines;
 use crate::error::UsError;
 use crate::ext::{self, Callbacks, ContextView, Factory};
 use crate::ffi::RawContext;
 use crate::incoming::Incoming;
+use crate::output::OutputOptions;
 use crate::shell::{Frame, Shell};
 
 /// What a filter makes the engine do with a descriptor that the engine is no longer to own.
 const TAKEN: c_int = -1;
 
+/// What a context is like, besides its callbacks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ContextSettings {
+    pub(crate) output: OutputOptions,
+    pub(crate) deadlines: Deadlines,
+}
+
 /// Makes a context with these callbacks, and returns its identity; one reference belongs to the
 /// caller.
 pub(crate) fn create_context<const SSL: bool, T: 'static, S: 'static>(
     shell: &Rc<Shell>,
+    settings: &ContextSettings,
     callbacks: Callbacks<SSL, T, S>,
     factory: Factory<S>,
     state: T,
 ) -> Result<u64, UsError> {
+    let (output, deadlines) = (settings.output.to_raw()?, settings.deadlines.to_raw()?);
     let engine = shell.open_engine()?;
     let wanted = callbacks.wanted();
     let context = ContextView::create(engine, shell, callbacks, factory, state)
         .ok_or_else(|| UsError::out_of_memory("create_context"))?;
+    let configured = context.configure(&output, &deadlines);
+    debug_assert!(configured, "the settings have been checked: bug in usockets");
     register::<SSL, T, S>(context, &wanted);
     if wanted.accept_filter {
         context.on_pre_open(on_pre_open::<SSL, T, S>);

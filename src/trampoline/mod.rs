@@ -6,8 +6,12 @@
 mod adopt;
 mod context;
 mod event_loop;
+#[cfg(feature = "bytes")]
+mod send;
 mod socket;
 
 pub(crate) use adopt::adopt;
-pub(crate) use context::{create_context, release_context};
+pub(crate) use context::{ContextSettings, create_context, release_context};
 pub(crate) use event_loop::{create_loop, set_iteration_hooks};
+#[cfg(feature = "bytes")]
+pub(crate) use send::send_bytes;

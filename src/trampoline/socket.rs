@@ -36,6 +36,9 @@ pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
     if wanted.on_long_timeout {
         context.on_long_timeout(on_long_timeout::<SSL, T, S>);
     }
+    if wanted.on_drain {
+        context.on_drain(on_drain::<SSL, T, S>);
+    }
 }
 
 /// A socket for which C calls, with all that belongs to it.
@@ -192,3 +195,4 @@ event!(on_writable);
 event!(on_end);
 event!(on_timeout);
 event!(on_long_timeout);
+event!(on_drain);

@@ -1034,6 +1034,9 @@ unsafe extern "C" {
     ) -> usize;
 }
 
+/// A write of at least this many bytes is not collected.
+pub const USX_GATHER_BYPASS: c_int = 4096;
+
 /// The buffer in which output is collected; see "Output" in `usockets_ext.h`.
 #[repr(C)]
 #[derive(Debug)]

@@ -387,8 +387,11 @@ size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int c
 /* The same for the socket of that identity; 0 if it is no more, or about to be adopted. */
 size_t usx_loop_write(struct us_loop_t *loop, uint64_t id, const void *data, size_t length);
 
-/* The buffer in which output is collected. While `id` is that of a socket, its owner may be given bytes without a
- * call: they are put at `position`, which is moved on, and never beyond `end`. */
+/* A write of at least this many bytes is not collected. */
+#define USX_GATHER_BYPASS 4096
+
+/* The buffer in which output is collected. While `id` is that of a socket, less than USX_GATHER_BYPASS bytes may be
+ * written to it without a call: they are put at `position`, which is moved on, and never beyond `end`. */
 struct usx_gather {
     uint64_t id; /* 0: nobody's */
     char *position;

@@ -45,7 +45,7 @@
 #define COLLECTED_LIMIT (1024 * 1024)
 
 /* A write of this size goes straight out if nothing is collected: copying it costs more than a call saves. */
-#define GATHER_BYPASS 4096
+#define GATHER_BYPASS USX_GATHER_BYPASS
 
 /* Delay before a listener that ran out of descriptors or memory tries again, unless a release of a socket of
  * the loop comes first. */
