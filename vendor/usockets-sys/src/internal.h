@@ -289,6 +289,8 @@ struct wheel {
     uint32_t now;   /* ticks up to and including this one have been expired */
     uint32_t epoch; /* the bits above those of `now`; never 0 */
     uint32_t count;
+    uint64_t look;      /* tick of the next look that is needed, UINT64_MAX: never; if known */
+    uint8_t look_known;
     uint32_t heads[WHEEL_LEVELS * 2 * WHEEL_BUCKETS];
     uint64_t occupied[WHEEL_LEVELS * 2]; /* one bit per bucket */
 };
@@ -324,6 +326,7 @@ struct us_loop_t {
     uint8_t halt;
     uint8_t tearing_down; /* nothing new can be made */
     uint8_t work_left;    /* a budget ended: the next turn does not sleep */
+    uint8_t deadlines_left; /* one of them was that of deadlines */
     uint8_t test_clock;
     struct usx_gather gather; /* output of one socket, collected; its `id` is 0 when it is nobody's */
     char *gather_buffer;      /* NULL before the first use */
@@ -465,7 +468,7 @@ struct us_socket_t *us_internal_wheel_expire_within(struct us_loop_t *loop, stru
 int us_internal_wheel_cascade_ahead(struct us_loop_t *loop, struct wheel *wheel, unsigned int budget);
 /* Ticks from wheel->now until the next look is needed (>= 1; never later than the earliest socket), or 0 when
  * the wheel is empty. */
-uint32_t us_internal_wheel_next(const struct wheel *wheel);
+uint32_t us_internal_wheel_next(struct wheel *wheel);
 
 /* ------------------------------------------------------------------------------------------------
  * timer.c: precise timers in a heap
@@ -670,8 +673,15 @@ void us_internal_socket_cold_free(struct us_socket_t *s);
 void us_internal_timeouts_disarm(struct us_socket_t *s);
 /* The policy deadline of the state that the socket is in now: ends the one before. 0 ns: none. */
 void us_internal_policy_arm(struct us_socket_t *s, uint64_t nanoseconds);
+/* The earliest time of a socket that something is to be done at; 0: none. */
+uint32_t us_internal_timeouts_earliest(const struct us_socket_t *s);
 /* Bytes have moved: an idle deadline begins anew. */
-void us_internal_idle_touch(struct us_socket_t *s);
+void us_internal_idle_begin(struct us_socket_t *s);
+static inline void us_internal_idle_touch(struct us_socket_t *s) {
+    if (s->flags & S_IDLE) {
+        us_internal_idle_begin(s);
+    }
+}
 /* A socket is open: the deadlines of its context begin. */
 void us_internal_deadlines_begin(struct us_socket_t *s, int accepted);
 /* Output waits (again, because some of it went), or waits no more. */

@@ -295,8 +295,28 @@ int us_internal_output_send(struct us_socket_t *s) {
     return us_internal_has_output(s->context->loop, s);
 }
 
+/* The common case: nothing but what is in the buffer. */
+static void flush_buffer(struct us_loop_t *loop, struct us_socket_t *s) {
+    struct iovec slice = {loop->gather_buffer, gathered(loop, s)};
+    if (!slice.iov_len) {
+        return;
+    }
+    int blocked;
+    size_t sent = send_slices(s, &slice, 1, slice.iov_len, 0, &blocked);
+    if (sent == slice.iov_len) {
+        empty_buffer(loop);
+    } else {
+        sent_output(s, sent);
+        become_pending(s);
+    }
+}
+
 void us_internal_output_flush(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
+    if (!s->cold || !s->cold->output) {
+        flush_buffer(loop, s);
+        return;
+    }
     uncollect(loop, s);
     if (s->flags & (S_PENDING | S_CONNECTING | S_OPENING)) {
         return; /* room is waited for already, or a connection */
@@ -336,6 +356,10 @@ static void came_short(struct us_socket_t *s) {
 static size_t write_directly(struct us_socket_t *s, const struct iovec *slices, int count, int more) {
     size_t total = 0;
     int blocked = 0;
+    if (count == 1) {
+        size_t length = slices->iov_len;
+        return length ? send_slices(s, slices, 1, length, more ? MSG_MORE : 0, &blocked) : 0;
+    }
     while (count > 0 && !blocked) {
         int batch = count < SLICES_PER_SEND ? count : SLICES_PER_SEND;
         size_t length = us_internal_slices_length(slices, batch);

@@ -35,7 +35,7 @@ static uint32_t earlier(uint32_t a, uint32_t b) {
 }
 
 /* The earliest of a socket's times; 0 if all are disarmed. A closed one has its reason where the timeouts were. */
-static uint32_t earliest(const struct us_socket_t *s) {
+uint32_t us_internal_timeouts_earliest(const struct us_socket_t *s) {
     if (us_internal_socket_gone(s)) {
         return s->policy_time;
     }
@@ -46,9 +46,9 @@ static uint32_t earliest(const struct us_socket_t *s) {
 static void set_time(struct us_socket_t *s, uint32_t *time, uint32_t tick) {
     struct us_loop_t *loop = s->context->loop;
     struct wheel *wheel = wheel_of(s);
-    uint32_t before = earliest(s);
+    uint32_t before = us_internal_timeouts_earliest(s);
     *time = tick;
-    uint32_t after = earliest(s);
+    uint32_t after = us_internal_timeouts_earliest(s);
     if (!after || (us_internal_wheel_linked(s) && before && (int32_t) (after - before) >= 0)) {
         return; /* looked at in time anyway */
     }
@@ -135,12 +135,10 @@ void us_internal_policy_arm(struct us_socket_t *s, uint64_t nanoseconds) {
     }
 }
 
-void us_internal_idle_touch(struct us_socket_t *s) {
-    if (s->flags & S_IDLE) {
-        uint64_t own = s->cold ? s->cold->idle : 0;
-        uint64_t idle = own ? own : s->context->deadlines.idle;
-        set_time(s, &s->short_time, deadline_tick(s->context->loop, idle));
-    }
+void us_internal_idle_begin(struct us_socket_t *s) {
+    uint64_t own = s->cold ? s->cold->idle : 0;
+    uint64_t idle = own ? own : s->context->deadlines.idle;
+    set_time(s, &s->short_time, deadline_tick(s->context->loop, idle));
 }
 
 void us_internal_deadlines_begin(struct us_socket_t *s, int accepted) {
@@ -321,7 +319,7 @@ static void call_timeout(struct us_loop_t *loop, struct us_socket_t *s,
 
 /* Puts a socket back that was taken out of the wheel and still waits for something. */
 static void put_back(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t *s) {
-    uint32_t next = earliest(s);
+    uint32_t next = us_internal_timeouts_earliest(s);
     if (next && !us_internal_wheel_linked(s)) {
         us_internal_wheel_insert(loop, wheel, s, next);
     }
@@ -362,11 +360,7 @@ static void fire(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t
     }
 }
 
-int us_internal_deadlines_run(struct us_loop_t *loop) {
-    if (!loop->fine.count) {
-        return 0;
-    }
-    uint32_t tick = (uint32_t) fine_tick(loop, loop->now);
+static int run_deadlines(struct us_loop_t *loop, uint32_t tick) {
     unsigned int moves = BUDGET_CASCADE;
     for (int budget = BUDGET_DEADLINES; budget && !loop->halt; budget--) {
         struct us_socket_t *s = us_internal_wheel_expire_within(loop, &loop->fine, tick, &moves);
@@ -377,6 +371,16 @@ int us_internal_deadlines_run(struct us_loop_t *loop) {
         fire(loop, &loop->fine, s, tick);
     }
     return 1;
+}
+
+/* Most turns are in the tick of the one before, in which everything was done. */
+int us_internal_deadlines_run(struct us_loop_t *loop) {
+    uint32_t tick = (uint32_t) fine_tick(loop, loop->now);
+    if (loop->fine.count && (tick != loop->fine.now || loop->deadlines_left)) {
+        loop->deadlines_left = (uint8_t) run_deadlines(loop, tick);
+        return loop->deadlines_left;
+    }
+    return 0;
 }
 
 /* A sweep has no budget: the program counts on one sweep firing all that is due in it. A long sleep or stall counts

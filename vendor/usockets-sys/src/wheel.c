@@ -15,7 +15,7 @@
  *
  * Sockets are linked by slots. wheel_prev of the first one of a bucket names the bucket instead
  * (high bit set; slots are below 2^31), so that removal needs no search. The wheel keeps no times:
- * a bucket tells when to look at a socket, then its own two times say what to do. So a deadline can
+ * a bucket tells when to look at a socket, then its own times say what to do. So a deadline can
  * be put off by writing it down, and the socket moves on when it is looked at.
  *
  * Ticks are 32 bits and wrap around; all arithmetic here is on 64-bit ticks, which do not. */
@@ -42,6 +42,7 @@ static uint64_t present(const struct wheel *wheel) {
 }
 
 static void set_present(struct wheel *wheel, uint64_t tick) {
+    wheel->look_known = 0;
     wheel->now = (uint32_t) tick;
     wheel->epoch = (uint32_t) (tick >> 32);
 }
@@ -96,6 +97,7 @@ void us_internal_wheel_init(struct wheel *wheel, uint32_t now) {
 
 static void link_socket(struct us_loop_t *loop, struct wheel *wheel, struct us_socket_t *s,
                         uint64_t tick) {
+    wheel->look_known = 0;
     uint64_t now = present(wheel);
     if (tick <= now) {
         tick = now + 1;
@@ -140,6 +142,7 @@ void us_internal_wheel_remove(struct us_loop_t *loop, struct wheel *wheel, struc
     s->wheel_prev = NO_SLOT;
     s->wheel_next = NO_SLOT;
     wheel->count--;
+    wheel->look_known = 0;
 }
 
 static struct us_socket_t *take_first(struct us_loop_t *loop, struct wheel *wheel,
@@ -153,10 +156,8 @@ static struct us_socket_t *take_first(struct us_loop_t *loop, struct wheel *whee
  * next, to be skipped by whoever disarmed it. */
 static void move_first(struct us_loop_t *loop, struct wheel *wheel, struct bucket bucket) {
     struct us_socket_t *s = take_first(loop, wheel, bucket);
-    uint64_t short_time = s->short_time != 0 ? widen(wheel, s->short_time) : UINT64_MAX;
-    uint64_t long_time = s->long_time != 0 ? widen(wheel, s->long_time) : UINT64_MAX;
-    uint64_t time = short_time < long_time ? short_time : long_time;
-    link_socket(loop, wheel, s, time != UINT64_MAX ? time : 0);
+    uint32_t time = us_internal_timeouts_earliest(s);
+    link_socket(loop, wheel, s, time != 0 ? widen(wheel, time) : 0);
 }
 
 /* The bucket that begins first; of those that begin together the one of the highest level, because
@@ -224,7 +225,7 @@ int us_internal_wheel_cascade_ahead(struct us_loop_t *loop, struct wheel *wheel,
 
 /* A bucket above level 0 is to be looked at when it becomes the next one, to be moved down while
  * there is time; if it is the next one already, when it begins. */
-uint32_t us_internal_wheel_next(const struct wheel *wheel) {
+static uint64_t find_look(const struct wheel *wheel) {
     uint64_t now = present(wheel);
     uint64_t earliest = UINT64_MAX;
     for (struct bucket bucket = {.level = 0}; bucket.level < WHEEL_LEVELS; bucket.level++) {
@@ -238,5 +239,14 @@ uint32_t us_internal_wheel_next(const struct wheel *wheel) {
         }
         earliest = look < earliest ? look : earliest;
     }
-    return earliest == UINT64_MAX ? 0 : (uint32_t) (earliest - now);
+    return earliest;
+}
+
+/* Asked every turn, and changed by few. */
+uint32_t us_internal_wheel_next(struct wheel *wheel) {
+    if (!wheel->look_known) {
+        wheel->look = find_look(wheel);
+        wheel->look_known = 1;
+    }
+    return wheel->look == UINT64_MAX ? 0 : (uint32_t) (wheel->look - present(wheel));
 }

@@ -134,7 +134,7 @@ static void advance(struct model *m, uint64_t tick) {
     CHECK_LT(tick, earliest_due(m) == UINT64_MAX ? INT64_MAX : (int64_t) earliest_due(m));
 }
 
-static uint64_t random_step(const struct model *m) {
+static uint64_t random_step(struct model *m) {
     uint32_t next = us_internal_wheel_next(&m->wheel);
     switch (random_below(6)) {
     case 0:
