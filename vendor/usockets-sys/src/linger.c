@@ -9,21 +9,11 @@
 #include "sys.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
-#include <sys/ioctl.h>
 
 /* The reasons for which what was accepted is still sent. */
 static int is_orderly(int reason_kind) {
     return reason_kind == USX_REASON_LOCAL || reason_kind == USX_REASON_END ||
            reason_kind == USX_REASON_CONTEXT_CLOSED;
-}
-
-/* True if closing the descriptor now would make the system reset the connection although it has output of ours. */
-static int would_reset(const struct us_socket_t *s) {
-    int unread = 0;
-    int unsent = 0;
-    return !(s->flags & S_END_SEEN) && sys_ioctl(s->p.fd, FIONREAD, &unread) == 0 && unread > 0 &&
-           sys_ioctl(s->p.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0;
 }
 
 static int make_context(struct us_loop_t *loop) {
@@ -45,6 +35,28 @@ static void end_direction(struct us_loop_t *loop, struct us_socket_t *s) {
     }
 }
 
+/* How reading and throwing away came to its end. */
+enum discarded { DISCARDED_ALL, DISCARDED_SOME, DISCARDED_TO_END, DISCARD_FAILED };
+
+static enum discarded discard_input(struct us_loop_t *loop, struct us_socket_t *s) {
+    for (int i = 0; i < BUDGET_RECEIVES; i++) {
+        char *data = us_internal_receive_buffer(loop);
+        ssize_t received = data ? loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH) : -ENOMEM;
+        if (received == 0) {
+            s->flags |= S_END_SEEN;
+            return DISCARDED_TO_END;
+        }
+        if (received == -EAGAIN) {
+            return DISCARDED_ALL;
+        }
+        if (received < 0) {
+            int passing = received == -EINTR || received == -ENOBUFS || received == -ENOMEM;
+            return passing ? DISCARDED_SOME : DISCARD_FAILED;
+        }
+    }
+    return DISCARDED_SOME;
+}
+
 int us_internal_linger_begin(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
     if (!s->context->deferring || !is_orderly((int) s->reason_kind) || loop->tearing_down ||
@@ -57,7 +69,9 @@ int us_internal_linger_begin(struct us_socket_t *s) {
         return 0;
     }
     int has_output = us_internal_has_output(loop, s);
-    if ((!has_output && !would_reset(s)) || make_context(loop) < 0 ||
+    /* In the common case the peer has ended, or sent nothing that was not read. */
+    int unread = !has_output && !(s->flags & S_END_SEEN) && discard_input(loop, s) == DISCARDED_SOME;
+    if ((!has_output && !unread) || make_context(loop) < 0 ||
         us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {
         return 0;
     }
@@ -103,29 +117,6 @@ void us_internal_linger_cut(struct us_socket_t *s) {
     end(loop, s);
 }
 
-/* Reads and throws away. Non-zero: the connection has failed. */
-static int discard_input(struct us_loop_t *loop, struct us_socket_t *s) {
-    for (int i = 0; i < BUDGET_RECEIVES; i++) {
-        char *data = us_internal_receive_buffer(loop);
-        ssize_t received = data ? loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH) : -ENOMEM;
-        switch (received) {
-        case 0:
-            s->flags |= S_END_SEEN;
-            return 0;
-        case -EINTR:
-        case -EAGAIN:
-        case -ENOBUFS:
-        case -ENOMEM:
-            return 0;
-        default:
-            if (received < 0) {
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
 void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
     if (ready & (BACKEND_ERROR | BACKEND_HANGUP)) {
         end(loop, s);
@@ -138,7 +129,8 @@ void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, uns
     if (!left) {
         end_direction(loop, s);
     }
-    int failed = ready & BACKEND_READABLE && !(s->flags & S_END_SEEN) && discard_input(loop, s);
+    int failed = ready & BACKEND_READABLE && !(s->flags & S_END_SEEN) &&
+                 discard_input(loop, s) == DISCARD_FAILED;
     if (failed || (!left && s->flags & S_END_SEEN)) {
         end(loop, s);
     } else if (us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {

@@ -21,7 +21,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -150,11 +149,6 @@ static inline ssize_t sys_sendmsg(int fd, const struct msghdr *message, int flag
 #else
     return sys_transferred(sendmsg(fd, message, flags));
 #endif
-}
-/* Requests that store an int. */
-static inline int sys_ioctl(int fd, unsigned long request, int *value) {
-    int fault = us_internal_fault();
-    return fault != 0 ? fault : sys_result(ioctl(fd, request, value));
 }
 static inline int sys_shutdown(int fd, int how) {
     int fault = us_internal_fault();
