@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use usockets::{Socket, UsError};
+use bytes::Bytes;
+use socket2::SockRef;
+use usockets::{DeadlineKind, Socket, UsError};
 
 use crate::deeds::{self, Deed};
 use crate::kept::Kept;
@@ -23,6 +25,13 @@ list! {
         Pause,
         Resume,
         Write,
+        Send,
+        Clog,
+        ClogAndClose,
+        ClogAndShutdown,
+        CloseAfterFlush,
+        Cork,
+        SetDeadlines,
         SetTimeouts,
         Adopt,
         AdoptAndClose,
@@ -150,6 +159,47 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
             let slices = [b"some".as_slice(), b"more"].map(std::io::IoSlice::new);
             let _taken = socket.write_vectored(&slices);
         }
+        Verb::Send => {
+            let open = !socket.is_closed();
+            let sent = socket.send(b"some bytes");
+            world.expect(open || sent.is_err(), "a closed socket takes bytes");
+            let _sent = socket.send_vectored(&[std::io::IoSlice::new(b"more")]);
+            let _sent = socket.send_bytes(Bytes::from_static(b"and more"));
+            socket.flush();
+        }
+        Verb::Clog => clog(socket),
+        Verb::ClogAndClose => {
+            clog(socket);
+            socket.close();
+            expect_closed(world, socket);
+        }
+        Verb::ClogAndShutdown => {
+            clog(socket);
+            socket.shutdown();
+            world.expect(socket.send(b"late").is_err(), "shut down but takes bytes");
+        }
+        Verb::CloseAfterFlush => {
+            let _sent = socket.send(b"the last words");
+            socket.close_after_flush();
+            world.expect(socket.send(b"late").is_err(), "to be closed but takes bytes");
+        }
+        Verb::Cork => socket.cork(|socket| {
+            let _taken = socket.write(b"corked");
+            socket.cork(|socket| drop(socket.send(b"twice")));
+        }),
+        Verb::SetDeadlines => {
+            for kind in [
+                DeadlineKind::Connect,
+                DeadlineKind::Handshake,
+                DeadlineKind::FirstByte,
+                DeadlineKind::Idle,
+                DeadlineKind::WriteStall,
+                DeadlineKind::Drain,
+            ] {
+                let _set = socket.set_deadline(kind, Duration::from_secs(1000));
+                let _set = socket.set_deadline(kind, Duration::MAX);
+            }
+        }
         Verb::SetTimeouts => {
             let _set = socket.set_timeout(Duration::from_nanos(1));
             let _set = socket.set_long_timeout(Duration::from_secs(1));
@@ -175,6 +225,15 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
     }
 }
 
+/// Has more waiting than the system takes.
+fn clog<S: 'static>(socket: &Socket<false, S>) {
+    let _set = socket.with_fd(|fd| SockRef::from(&fd).set_send_buffer_size(4096));
+    let block = Bytes::from_static(&[7; 1 << 18]);
+    for _ in 0..2 {
+        let _sent = socket.send_bytes(block.clone());
+    }
+}
+
 /// Begins the move of any socket to the target context.
 fn adopt<S: 'static>(world: &World, socket: &Socket<false, S>) -> Result<(), UsError> {
     let target = world.target.get().ok_or(UsError::Stale)?;
@@ -196,6 +255,7 @@ pub(crate) fn ask<S: 'static>(socket: &Socket<false, S>) {
         socket.is_shut_down(),
         socket.is_write_pending(),
         socket.close_reason(),
+        (socket.buffered(), socket.needs_drain()),
     );
     let _asked = (socket.local_addr(), socket.peer_addr(), socket.peer_unix_addr());
     let _asked = (socket.as_raw_fd(), socket.try_clone_fd(), socket.with_fd(|_| ()));
