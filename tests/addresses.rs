@@ -75,7 +75,7 @@ fn errors_are_errors_of_io_where_those_are_wanted() {
     fn listen() -> io::Result<()> {
         let event_loop = util::new_loop();
         let context = usockets::SocketContext::<false>::builder().build(&event_loop, ())?;
-        let taken = context.listen("127.0.0.1:0")?;
+        let taken = context.listen(util::own_address())?;
         drop(context.listen(taken.local_addr()?)?);
         Ok(())
     }

@@ -16,7 +16,7 @@ use socket2::SockRef;
 use usockets::{CloseReason, Origin, SocketContext, UsError};
 use util::{
     Descriptors, Drops, Event, Peer, Record, accept_one, alone, assert_nothing_live, drain, guard,
-    listen, new_loop, panic_of, pump, recorded, settle, tcp_pair, unix_pair,
+    listen, new_loop, own_address, panic_of, pump, recorded, settle, tcp_pair, unix_pair,
 };
 
 // -- In ---------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ fn listeners_of_std_are_taken_over() -> Result<(), UsError> {
         let event_loop = new_loop();
         let record = Record::<()>::new();
         let context = recorded(&event_loop, &record);
-        let tcp = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let tcp = TcpListener::bind(own_address()).expect("a listener");
         let address = tcp.local_addr().expect("it is bound");
         // Blocking, and with a connection that waits already.
         let mut early = TcpStream::connect(address).expect("it listens");
@@ -174,7 +174,7 @@ fn a_descriptor_that_another_process_has_passed_on() -> Result<(), UsError> {
     let event_loop = new_loop();
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let listener = TcpListener::bind(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     let number = listener.into_raw_fd();
     // SAFETY: the number was just given up by its owner.

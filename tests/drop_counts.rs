@@ -4,13 +4,14 @@
 mod util;
 
 use std::cell::{Cell, RefCell};
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
 use usockets::{Interest, Loop, LoopRef, Poll, Socket, SocketContext, Timer, UsError};
-use util::{Drops, Log, Token, drain, new_loop, pump, settle, tcp_pair, unix_pair};
+use util::{
+    Drops, Log, Nobody, Token, drain, new_loop, own_address, pump, settle, tcp_pair, unix_pair,
+};
 
 type Context = SocketContext<false, Token, Token>;
 
@@ -112,7 +113,7 @@ fn socket_that_is_closed_or_reset() {
 fn accepted_socket() {
     let _guard = util::guard();
     let scene = Scene::new();
-    let listener = scene.context.listen("127.0.0.1:0").expect("a listener");
+    let listener = scene.context.listen(own_address()).expect("a listener");
     let _peer = util::Peer::connect(listener.local_addr().expect("it is bound"));
     pump(&scene.event_loop, || scene.opened.get() == 1);
     drop(listener);
@@ -123,10 +124,8 @@ fn accepted_socket() {
 fn connection_that_is_refused() {
     let _guard = util::guard();
     let scene = Scene::new();
-    let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = nobody.local_addr().expect("it is bound");
-    drop(nobody);
-    scene.context.connect(address).expect("the answer comes later");
+    let nobody = Nobody::new();
+    scene.context.connect(nobody.address()).expect("the answer comes later");
     pump(&scene.event_loop, || scene.failed.get() == 1);
     scene.expect(0, 0, 1);
 }
@@ -135,7 +134,7 @@ fn connection_that_is_refused() {
 fn connection_that_the_program_gives_up() {
     let _guard = util::guard();
     let scene = Scene::new();
-    let listener = scene.context.listen("127.0.0.1:0").expect("a listener");
+    let listener = scene.context.listen(own_address()).expect("a listener");
     let socket = scene.context.connect(listener.local_addr().expect("it is bound"));
     drop(listener);
     let socket = socket.expect("the answer comes later");
@@ -149,7 +148,7 @@ fn connection_that_the_program_gives_up() {
 fn connection_with_a_state_of_its_own() {
     let _guard = util::guard();
     let scene = Scene::new();
-    let listener = scene.context.listen("127.0.0.1:0").expect("a listener");
+    let listener = scene.context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     scene.context.connect_with_state(address, scene.drops.token()).expect("it begins");
     pump(&scene.event_loop, || scene.opened.get() == 2);
@@ -209,7 +208,7 @@ fn socket_that_is_closed_with_its_context() {
 fn sockets_in_all_states_that_end_with_the_loop() {
     let _guard = util::guard();
     let scene = Scene::new();
-    let listener = scene.context.listen("127.0.0.1:0").expect("a listener");
+    let listener = scene.context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     let (_open, _peer) = scene.open();
     let (closing, _peer) = scene.open();
@@ -279,7 +278,7 @@ fn connection_that_the_filter_refuses_or_keeps() {
         .on_open(|_, _, _, _| unreachable!("none proceeds"))
         .build(&event_loop, drops.token())
         .expect("a context");
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     let (_first, mut second) = (util::Peer::connect(address), util::Peer::connect(address));
     assert_eq!(second.read_to_end(&event_loop), b"");

@@ -19,7 +19,10 @@ use std::time::Duration;
 
 use usockets::{CloseReason, Interest, Loop, LoopRef, Poll, Socket, SocketContext, Timer, UsError};
 use usockets_sys::{usx_fault_calls, usx_fault_fired, usx_fault_plan, usx_fault_set};
-use util::{Descriptors, Drops, Event, Nobody, Record, Token, alone_for, pattern, unix_pair};
+use util::{
+    Descriptors, Drops, Event, Nobody, Record, Token, alone_for, localhost_listener, own_address,
+    pattern, unix_pair,
+};
 
 /// How long the tests may take that try everything.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
@@ -281,7 +284,7 @@ fn echo(case: &Case, path: Option<&PathBuf>) -> Result<(), UsError> {
             client.connect_unix(path)?;
         }
         None => {
-            let listener = server.listen("127.0.0.1:0")?;
+            let listener = server.listen(own_address())?;
             let address = listener.local_addr()?;
             _listener = listener;
             client.connect(address)?;
@@ -393,7 +396,7 @@ fn connect_once(
 #[test]
 fn connect_to_an_address() {
     let _guard = alone_for(SWEEP_MAX);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let listener = TcpListener::bind(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     listener.set_nonblocking(true).expect("a listener");
     sweep("connect to an address", |case| {
@@ -407,7 +410,7 @@ fn connect_to_an_address() {
 #[test]
 fn connect_to_a_name() {
     let _guard = alone_for(SWEEP_MAX);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let listener = localhost_listener();
     let port = listener.local_addr().expect("it is bound").port();
     listener.set_nonblocking(true).expect("a listener");
     sweep("connect to a name", |case| {
@@ -699,7 +702,7 @@ unsafe extern "C" fn two_addresses(
 #[test]
 fn the_second_address_of_a_name_is_tried() {
     let _guard = alone_for(SWEEP_MAX);
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let listener = localhost_listener();
     let port = listener.local_addr().expect("it is bound").port();
     listener.set_nonblocking(true).expect("a listener");
     let before = Descriptors::now();

@@ -14,7 +14,7 @@ use usockets::{
     Backend, Interest, KeepAlive, ListenSocket, Loop, LoopRef, Poll, Socket, SocketContext, Timer,
     UsError,
 };
-use util::{Descriptors, Drops, Echo, Token, new_loop, pump, settle, unix_pair};
+use util::{Descriptors, Drops, Echo, Token, new_loop, own_address, pump, settle, unix_pair};
 
 type Plain = SocketContext<false>;
 
@@ -60,7 +60,7 @@ fn calls_that_fail_leave_no_descriptor() {
     let _guard = util::alone();
     let event_loop = new_loop();
     let context = plain(&event_loop);
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     let before = Descriptors::now();
     for _ in 0..10 {
@@ -96,7 +96,7 @@ fn descriptors_that_were_given_out_are_the_programs() {
     let (ours, theirs) = unix_pair();
     let socket = context.accept_fd(ours).expect("a socket");
     let copy = UnixStream::from(socket.try_clone_fd().expect("it is open"));
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let kept = listener.with_fd(|fd| fd.try_clone_to_owned()).expect("it is open");
     drop((listener, context));
     drop(event_loop);
@@ -195,7 +195,7 @@ fn cycles_are_broken_by_the_end_of_the_loop() {
         _ = &in_handler;
     });
     let (ours, _theirs) = unix_pair();
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     {
         let mut everything = all.borrow_mut();
         everything.sockets.push(context.accept_fd(ours).expect("a socket"));

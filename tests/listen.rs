@@ -13,7 +13,7 @@ use socket2::SockRef;
 use usockets::{ListenOptions, Loop, Origin, SocketContext, Timer, UsError};
 use util::{
     Echo, Event, Peer, Record, accept_one, assert_nothing_live, child_role, drain, guard, listen,
-    new_loop, pump, recorded, run_child, settle,
+    new_loop, own_address, pump, recorded, run_child, settle,
 };
 
 fn context(event_loop: &Loop) -> SocketContext<false> {
@@ -33,7 +33,7 @@ fn port_zero_is_a_port_of_the_systems_choice() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let context = context(&event_loop);
-    let (first, second) = (listen(&context), listen(&context));
+    let (first, second) = (context.listen("127.0.0.1:0")?, context.listen("127.0.0.1:0")?);
     assert_ne!(first.local_addr()?.port(), 0);
     assert_ne!(first.local_addr()?, second.local_addr()?);
     assert_eq!(first.local_addr()?.ip(), IpAddr::from([127, 0, 0, 1]));
@@ -55,7 +55,7 @@ fn a_port_in_use_is_an_error() -> Result<(), UsError> {
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
     };
     check(listener.local_addr()?);
-    let foreign = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let foreign = TcpListener::bind(own_address()).expect("a listener");
     check(foreign.local_addr().expect("it is bound"));
     assert_eq!(event_loop.metrics().live_listeners, 1);
     Ok(())
@@ -102,8 +102,7 @@ fn the_first_of_several_addresses_that_works_is_taken() -> Result<(), UsError> {
     let event_loop = new_loop();
     let context = context(&event_loop);
     let taken = listen(&context);
-    let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listener = context.listen(&[taken.local_addr()?, free][..])?;
+    let listener = context.listen(&[taken.local_addr()?, own_address()][..])?;
     assert_ne!(listener.local_addr()?, taken.local_addr()?);
     // Where none works, the last one says why.
     let foreign = SocketAddr::from(([203, 0, 113, 7], 0));
@@ -121,7 +120,7 @@ fn a_port_is_shared_by_those_who_ask_for_it() -> Result<(), UsError> {
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
     let options = ListenOptions::new().reuse_port(true);
-    let first = context.listen_with("127.0.0.1:0", &options)?;
+    let first = context.listen_with(own_address(), &options)?;
     let address = first.local_addr()?;
     let second = context.listen_with(address, &options)?;
     assert_eq!(second.local_addr()?, address);
@@ -189,13 +188,13 @@ fn the_backlog_is_a_number_above_zero() -> Result<(), UsError> {
     let event_loop = new_loop();
     let context = context(&event_loop);
     let error = context
-        .listen_with("127.0.0.1:0", &ListenOptions::new().backlog(0))
+        .listen_with(own_address(), &ListenOptions::new().backlog(0))
         .expect_err("no backlog at all");
     assert!(matches!(error, UsError::InvalidOption { option: "backlog", .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     for backlog in [1, 1024, u32::MAX] {
         let options = ListenOptions::new().backlog(backlog);
-        let listener = context.listen_with("127.0.0.1:0", &options)?;
+        let listener = context.listen_with(own_address(), &options)?;
         let _peer = Peer::connect(listener.local_addr()?);
     }
     Ok(())

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use usockets::{CloseReason, SocketContext, UsError};
 use util::{
-    Drops, Token, assert_nothing_live, child_role, drain, guard_for, new_loop, pump_for,
-    raise_descriptor_limit, run_child,
+    Drops, Token, assert_nothing_live, child_role, drain, guard_for, new_loop, own_address,
+    pump_for, raise_descriptor_limit, run_child,
 };
 
 const CONNECTIONS: usize = 10_000;
@@ -62,7 +62,7 @@ fn ten_thousand_connections_are_served_at_once() -> Result<(), UsError> {
             })
             .build(&event_loop, (0, 0))?;
     // An address of its own: tests of other programs may try ports that they have given back.
-    let listener = server.listen("127.4.5.6:0")?;
+    let listener = server.listen(own_address())?;
 
     let role = format!("{} {count}", listener.local_addr()?);
     let mut child = run_child("ten_thousand_connections_are_served_at_once", &role);

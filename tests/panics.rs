@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use usockets::{Loop, LoopRef, Socket, SocketContext, Timer, UsError};
-use util::{Drops, Echo, Log, new_loop, panic_of, pump, unix_pair};
+use util::{Drops, Echo, Log, new_loop, own_address, panic_of, pump, unix_pair};
 
 type Plain = SocketContext<false>;
 
@@ -174,7 +174,7 @@ fn factory_that_panics_closes_the_accepted_connection_without_callbacks() {
     .on_close(move |(), _, _, _| closed.push("close"))
     .build(&event_loop, ())
     .expect("a context");
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
 
     let mut refused = util::Peer::connect(address);
@@ -211,7 +211,7 @@ fn filter_that_panics_refuses_the_connection() {
         .on_open(|(), _, (), _| unreachable!("it was refused"))
         .build(&event_loop, ())
         .expect("a context");
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let stream = TcpStream::connect(listener.local_addr().expect("it is bound"));
     assert_eq!(panic_of(|| event_loop.run()), "in the filter");
     let mut peer = util::Peer::from_stream(stream.expect("it listens"));

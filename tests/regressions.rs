@@ -5,7 +5,7 @@ mod util;
 
 use std::cell::RefCell;
 use std::io::{IoSlice, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,15 +14,11 @@ use socket2::SockRef;
 use usockets::{
     CloseReason, Interest, ListenSocket, Loop, Poll, Socket, SocketContext, Timer, UsError,
 };
-use util::{Drops, Log, Token, drain, new_loop, pump, settle, tcp_pair, unix_pair};
+use util::{
+    Drops, Log, Nobody, Token, drain, new_loop, own_address, pump, settle, tcp_pair, unix_pair,
+};
 
 type Plain = SocketContext<false>;
-
-/// An address where nobody listens.
-fn refused() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it is bound")
-}
 
 // -- Contexts that go while they are used -----------------------------------------------------
 
@@ -66,7 +62,7 @@ fn lose_listener_in(place: &'static str) {
     })
     .build(&event_loop, drops.token())
     .expect("a context");
-    listener.replace(Some(context.listen("127.0.0.1:0").expect("a listener")));
+    listener.replace(Some(context.listen(own_address()).expect("a listener")));
     drop(context);
     let address = listener.borrow().as_ref().expect("it is there").local_addr();
     let _peer = util::Peer::connect(address.expect("it is bound"));
@@ -154,7 +150,8 @@ fn contexts_go_while_a_socket_moves_between_them() {
 #[test]
 fn context_goes_while_its_connection_is_pending() {
     let _guard = util::guard();
-    for target in [refused().to_string(), "name.invalid:1".to_owned()] {
+    let nobody = Nobody::new();
+    for target in [nobody.address().to_string(), "name.invalid:1".to_owned()] {
         let (event_loop, drops, log) = (new_loop(), Drops::new(), Log::<&str>::new());
         let (made, failed) = (drops.clone(), log.clone());
         let context = SocketContext::<false, Token, Token>::builder_with(move || made.token())
@@ -192,7 +189,7 @@ fn context_is_closed_while_it_connects_and_from_the_error() {
         .build(&event_loop, ())
         .expect("a context");
     itself.replace(Some(context.clone()));
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     for _ in 0..5 {
         context.connect(address).expect("it begins");
@@ -457,7 +454,7 @@ fn idle_loop_sleeps() {
     let _guard = util::guard();
     let event_loop = new_loop();
     let context = Plain::builder().build(&event_loop, ()).expect("a context");
-    let _listener = context.listen("127.0.0.1:0").expect("a listener");
+    let _listener = context.listen(own_address()).expect("a listener");
     let (ours, _theirs) = unix_pair();
     context.accept_fd(ours).expect("a socket");
     settle(&event_loop);

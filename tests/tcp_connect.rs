@@ -14,8 +14,8 @@ use usockets::{
     UsError,
 };
 use util::{
-    Drops, Event, Nobody, Record, alone, assert_nothing_live, drain, guard, listen, new_loop, pump,
-    recorded, settle, test_clock_loop,
+    Drops, Event, Nobody, Record, alone, assert_nothing_live, drain, guard, listen, new_loop,
+    own_address, pump, recorded, settle, test_clock_loop,
 };
 
 /// A listener whose queue is full, so that one more connection is neither made nor refused.
@@ -28,8 +28,7 @@ impl FullListener {
     fn new() -> Self {
         let stream = || RawSocket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let listener = stream();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        listener.bind(&any.into()).expect("a port");
+        listener.bind(&own_address().into()).expect("a port");
         listener.listen(0).expect("a listener");
         let address = listener.local_addr().expect("it is bound");
         // What does not get in waits; two are enough on Linux, more do no harm.
@@ -293,7 +292,7 @@ fn every_kind_of_target_connects() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let (server, client) = (Record::<()>::new(), Record::<()>::new());
-    let listener = listen(&recorded(&event_loop, &server));
+    let listener = recorded(&event_loop, &server).listen("127.0.0.1:0")?;
     let context = recorded(&event_loop, &client);
     let address = listener.local_addr()?;
     let port = address.port();
@@ -361,7 +360,7 @@ fn the_local_address_can_be_chosen() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let (server, client) = (Record::<()>::new(), Record::<()>::new());
-    let listener = listen(&recorded(&event_loop, &server));
+    let listener = recorded(&event_loop, &server).listen("127.0.0.1:0")?;
     let options = ConnectOptions::new().local_addr(SocketAddr::from(([127, 0, 0, 9], 0)));
     let context = recorded(&event_loop, &client);
     let socket = context.connect_with(listener.local_addr()?, &options, ())?;
@@ -411,7 +410,7 @@ fn closing_before_the_connection_is_made_cancels_it_once() -> Result<(), UsError
             Ok::<(), UsError>(())
         };
         // Neither made nor refused; about to be made; being looked up.
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let listener = TcpListener::bind(own_address()).expect("a listener");
         let address = listener.local_addr().expect("it is bound");
         for target in [
             Target::address(full.address()),
@@ -525,7 +524,7 @@ fn a_hundred_connections_at_once_are_all_made() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let (server, client) = (Record::<()>::new(), Record::<()>::new());
-    let listener = listen(&recorded(&event_loop, &server));
+    let listener = recorded(&event_loop, &server).listen("127.0.0.1:0")?;
     let context = recorded(&event_loop, &client);
     for index in 0..100 {
         if index % 2 == 0 {

@@ -12,7 +12,7 @@ use crate::states::{
     close_everything, drop_everything, forget_handles, keep_handles, replace_states, resolve,
     states, swap_states,
 };
-use crate::util::unix_pair;
+use crate::util::{own_address, unix_pair};
 use crate::values::{ContextState, Probe, Session, Source};
 use crate::world::{Here, World, pool};
 
@@ -183,7 +183,7 @@ fn with_listeners(world: &World, deed: Deed) {
     match deed {
         Deed::Listen => {
             let Some(main) = world.main.get() else { return };
-            let listener = main.listen("127.0.0.1:0");
+            let listener = main.listen(own_address());
             world.expect(listener.is_err() == world.loop_ref.is_closed(), "one can listen");
         }
         Deed::DetachListener => {

@@ -12,7 +12,7 @@ use usockets::{
 
 use crate::actions::Actor;
 use crate::places::Place;
-use crate::util::{scaled, unix_pair};
+use crate::util::{own_address, scaled, unix_pair};
 use crate::values::{
     Addresses, ContextState, Descriptor, LoopState, Moved, Probe, Session, Source,
 };
@@ -78,7 +78,7 @@ fn set_up(world: &Rc<World>) {
     world.main.put(main_context(world).expect("a context"));
     world.target.put(target_context(world).expect("a context"));
     let main = world.main.get().expect("it was just put there");
-    world.listener.put(Rc::new(main.listen("127.0.0.1:0").expect("a listener")));
+    world.listener.put(Rc::new(main.listen(own_address()).expect("a listener")));
     drop(main);
 
     let probe = Probe::with_teardown(Place::DropTimerState, Place::DropTimerStateAtTeardown);
@@ -555,9 +555,8 @@ fn connect(world: &Rc<World>) {
 
 fn convert_addresses(world: &Rc<World>) {
     let nowhere = world.refused;
-    let any = ([127, 0, 0, 1], 0).into();
     if let Some(main) = world.main.get() {
-        drop(main.listen(Addresses(any)));
+        drop(main.listen(Addresses(own_address())));
     }
     world.connect(|| Some(world.main.get()?.connect(Addresses(nowhere))));
 }

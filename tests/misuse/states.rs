@@ -9,6 +9,7 @@ use crate::actions::{Actor, Verb};
 use crate::deeds::{Deed, with_poll, with_timer};
 use crate::kept::Kept;
 use crate::places::Place;
+use crate::util::own_address;
 use crate::values::{ContextState, LoopState, Probe, Session};
 use crate::world::{Here, World, forget, static_stream};
 
@@ -92,7 +93,7 @@ pub(crate) fn keep_handles(world: &World, here: &mut Here<'_>) {
         kept.push(socket.keep());
     }
     if let Some(main) = world.main.get() {
-        kept.extend(main.listen("127.0.0.1:0").ok().map(|l| Box::new(l) as Box<dyn Kept>));
+        kept.extend(main.listen(own_address()).ok().map(|l| Box::new(l) as Box<dyn Kept>));
         kept.push(Box::new(main));
     }
     kept.extend(world.target.get().map(|target| Box::new(target) as Box<dyn Kept>));
@@ -107,7 +108,7 @@ pub(crate) fn keep_handles(world: &World, here: &mut Here<'_>) {
 pub(crate) fn forget_handles(world: &World) {
     let event_loop = &world.loop_ref;
     if let Some(main) = world.main.get() {
-        if let Ok(listener) = main.listen("127.0.0.1:0") {
+        if let Ok(listener) = main.listen(own_address()) {
             forget(listener, 0);
         }
         forget(main, 0);

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use usockets::{
 use crate::actions::{self, Action, Actor};
 use crate::kept::Kept;
 use crate::places::{Kind, Place};
-use crate::util::{Drops, Token, panic_message, scaled, unix_pair};
+use crate::util::{Drops, Nobody, Token, panic_message, scaled, unix_pair};
 use crate::values::{ContextState, LoopState, Moved, Session, Source};
 
 pub(crate) type Main = SocketContext<false, ContextState, Session>;
@@ -138,7 +138,6 @@ impl World {
         let drops = Drops::new();
         let state = LoopState::new(drops.token());
         let event_loop = Loop::builder().test_clock().build(state).expect("a loop");
-        let nobody = TcpListener::bind("127.0.0.1:0").expect("a listener");
         Rc::new(Self {
             single: plan.len() == 1,
             plan: RefCell::new(plan),
@@ -162,7 +161,7 @@ impl World {
             peers: RefCell::default(),
             tcp_peers: RefCell::default(),
             has_forgotten: Cell::new(false),
-            refused: nobody.local_addr().expect("it is bound"),
+            refused: nobody().address(),
             drops,
             ledger: Ledger::default(),
             depth: Cell::new(0),
@@ -516,6 +515,7 @@ pub(crate) fn forget<V: Any>(value: V, descriptors: usize) {
 pub(crate) fn make_shared() {
     pool();
     static_stream();
+    nobody();
 }
 
 pub(crate) fn pool() -> &'static WorkerPool {
@@ -527,4 +527,10 @@ pub(crate) fn pool() -> &'static WorkerPool {
 pub(crate) fn static_stream() -> &'static UnixStream {
     static STREAM: OnceLock<(UnixStream, UnixStream)> = OnceLock::new();
     &STREAM.get_or_init(unix_pair).0
+}
+
+/// Refuses the connections of all worlds.
+fn nobody() -> &'static Nobody {
+    static NOBODY: OnceLock<Nobody> = OnceLock::new();
+    NOBODY.get_or_init(Nobody::new)
 }

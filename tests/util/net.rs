@@ -1,14 +1,39 @@
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::iter;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use usockets::{ListenSocket, Loop, SocketContext};
 
 use super::pump;
 
+/// Port 0 of an address of this machine that no test has listened on lately.
+///
+/// Ended connections keep the port of their listener in TIME_WAIT for a minute. Tests that listen ten
+/// thousand times would leave no port free on 127.0.0.1, neither for themselves nor for anybody else.
+pub(crate) fn own_address() -> SocketAddr {
+    static LISTENERS: AtomicU32 = AtomicU32::new(0);
+    // From 127.64.0.0 to 127.127.255.255, the processes 256 addresses apart. One that comes to those of
+    // another one loses nothing: the system still chooses a port that is free.
+    let listener = LISTENERS.fetch_add(1, Ordering::Relaxed);
+    let number = (process::id() << 8).wrapping_add(listener) & 0x3f_ffff;
+    SocketAddr::from((Ipv4Addr::from(0x7f40_0000 | number), 0))
+}
+
+/// Listens on 127.0.0.1, as tests need that connect to a name.
+pub(crate) fn localhost_listener() -> TcpListener {
+    // If nothing is left of the ports that the system gives to those who ask for any, take another one.
+    let ports = iter::once(0).chain(20_000..20_100);
+    let addresses: Vec<_> =
+        ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))).collect();
+    TcpListener::bind(&addresses[..]).expect("a port")
+}
+
 /// Two ends of a TCP connection that no loop knows of.
 pub(crate) fn tcp_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let listener = TcpListener::bind(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     let client = TcpStream::connect(address).expect("it listens");
     let (server, _) = listener.accept().expect("a connection waits");
@@ -132,7 +157,7 @@ impl Echo {
             })
             .build(event_loop, ())
             .expect("a context");
-        let listener = context.listen("127.0.0.1:0").expect("a listener");
+        let listener = context.listen(own_address()).expect("a listener");
         Self { context, listener }
     }
 
@@ -162,7 +187,7 @@ impl Nobody {
     pub(crate) fn new() -> Self {
         use socket2::{Domain, Socket, Type};
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        socket.bind(&own_address().into()).expect("a port");
         Self(socket)
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use usockets::{CloseReason, ContextBuilder, Deadlines, ListenSocket, Loop, Socket, SocketContext};
 
-use super::{Peer, pump};
+use super::{Peer, own_address, pump};
 
 /// What a socket is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,12 +160,12 @@ pub fn recorded<T: 'static, S: Default + 'static>(
     record.builder().deadlines(Deadlines::none()).build(event_loop, ()).expect("a context")
 }
 
-/// Listens on a port of the system's choice.
+/// Listens on an [`own_address`], on a port of the system's choice.
 #[track_caller]
 pub fn listen<const SSL: bool, T: 'static, S: 'static>(
     context: &SocketContext<SSL, T, S>,
 ) -> ListenSocket {
-    context.listen("127.0.0.1:0").expect("a listener")
+    context.listen(own_address()).expect("a listener")
 }
 
 /// Accepts one connection into a context that writes into `record`. The listener is closed again.

@@ -15,7 +15,7 @@ struct Listener(Rc<RefCell<Option<ListenSocket>>>);
 
 impl Listener {
     fn listen<T, S>(&self, context: &SocketContext<false, T, S>) -> SocketAddr {
-        let listener = context.listen("127.0.0.1:0").expect("a free port");
+        let listener = context.listen(util::own_address()).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         *self.0.borrow_mut() = Some(listener);
         address
@@ -152,7 +152,7 @@ fn the_socket_must_be_one_of_the_loop() {
     let (here, there) = (new_loop(), new_loop());
     let pool = pool(1);
     let context = SocketContext::<false>::builder().build(&here, ()).unwrap();
-    let listener = context.listen("127.0.0.1:0").unwrap();
+    let listener = context.listen(util::own_address()).unwrap();
     let socket = context.connect(listener.local_addr().unwrap()).unwrap();
     let refused = pool
         .run_for(&there.handle(), socket.id(), || 3, |_socket, _| ())
