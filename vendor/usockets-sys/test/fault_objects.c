@@ -38,7 +38,7 @@ struct us_loop_t *fault_begin(struct side *a, struct side *b, int test_clock) {
 /* The port of a new listener, or 0 if there is none. */
 static int listen_somewhere(struct side *side) {
     side->listener =
-        us_socket_context_listen(ssl, side->context, "127.0.0.1", 0, 0, SIDE_EXT);
+        us_socket_context_listen(ssl, side->context, own_ip(), 0, 0, SIDE_EXT);
     int port = side->listener == NULL
                    ? 0
                    : us_socket_local_port(ssl, (struct us_socket_t *) side->listener);
@@ -77,14 +77,13 @@ void scenario_connect(void) {
     int port;
     (void) raw_listen(&port, 8);
     expect_one_end(&side,
-                   us_socket_context_connect(ssl, side.context, "127.0.0.1", port, NULL, 0, 8),
+                   us_socket_context_connect(ssl, side.context, own_ip(), port, NULL, 0, 8),
                    OPEN);
     expect_one_end(&side,
-                   us_socket_context_connect(ssl, side.context, "127.0.0.1", port, "127.0.0.2", 0,
-                                             100),
+                   us_socket_context_connect(ssl, side.context, own_ip(), port, own_ip(), 0, 100),
                    OPEN);
     expect_one_end(&side,
-                   us_socket_context_connect(ssl, side.context, "127.0.0.1", raw_refused_port(),
+                   us_socket_context_connect(ssl, side.context, own_ip(), raw_refused_port(),
                                              NULL, 0, 8),
                    CONNECT_ERROR);
     expect_one_end(&side,
@@ -246,7 +245,7 @@ void scenario_listen(void) {
             ASSERT_MEM_EQ(bytes, "hi", 2);
         }
     }
-    struct us_listen_socket_t *any = us_socket_context_listen(ssl, side.context, NULL, 0, 0, 8);
+    struct us_listen_socket_t *any = side_listen_on_any_host(&side);
     ASSERT(any != NULL || !fault_must_succeed());
     const char *path = temporary_path();
     for (int i = 0; i < 2; i++) {

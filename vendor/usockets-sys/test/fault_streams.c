@@ -133,7 +133,7 @@ static void run_echo(struct us_loop_t *loop, int over_unix) {
     const char *path = over_unix ? temporary_path() : NULL;
     struct us_listen_socket_t *listener =
         over_unix ? us_socket_context_listen_unix(ssl, echo.server.context, path, 0, SIDE_EXT)
-                  : us_socket_context_listen(ssl, echo.server.context, "127.0.0.1", 0, 0, SIDE_EXT);
+                  : us_socket_context_listen(ssl, echo.server.context, own_ip(), 0, 0, SIDE_EXT);
     if (listener == NULL) {
         ASSERT(!fault_must_succeed());
         return;
@@ -141,7 +141,7 @@ static void run_echo(struct us_loop_t *loop, int over_unix) {
     int port = us_socket_local_port(ssl, (struct us_socket_t *) listener);
     struct us_socket_t *c =
         over_unix ? us_socket_context_connect_unix(ssl, echo.client.context, path, 0, SIDE_EXT)
-                  : us_socket_context_connect(ssl, echo.client.context, "127.0.0.1", port, NULL, 0,
+                  : us_socket_context_connect(ssl, echo.client.context, own_ip(), port, NULL, 0,
                                               SIDE_EXT);
     if (c == NULL || (port <= 0 && !over_unix)) {
         ASSERT(!fault_must_succeed());

@@ -35,6 +35,7 @@ char harness_trace[8192];
 
 static const char *backend_name = "epoll";
 static int descriptors_at_start;
+static char own_address[16];
 
 /* ------------------------------------------------------------------------------------------------
  * Ending a test early
@@ -143,6 +144,14 @@ int count_descriptors(void) {
 
 void harness_begin(void) {
     descriptors_at_start = count_descriptors();
+    /* A process number has 22 bits at most: from 127.128.0.0 to 127.191.255.255. */
+    unsigned int id = (unsigned int) getpid();
+    snprintf(own_address, sizeof own_address, "127.%u.%u.%u", 128 + (id >> 16) % 64, id >> 8 & 255,
+             id & 255);
+}
+
+const char *own_ip(void) {
+    return own_address;
 }
 
 /* A helper thread that has handed over its result may hold the waker for a moment longer. */

@@ -88,6 +88,9 @@ const char *harness_backend(void);
 void harness_use_backend(const char *name);
 /* Called once in the process of a test, before anything else. */
 void harness_begin(void);
+/* The address in 127.0.0.0/8 on which this process listens, and no other one. What it leaves in
+ * TIME_WAIT takes no ports from the others. */
+const char *own_ip(void);
 
 /* ------------------------------------------------------------------------------------------------
  * Loops
@@ -221,9 +224,11 @@ void side_set_handlers(struct side *side);
 void side_forget(struct side *side);
 struct side *side_of(struct us_socket_t *s);
 
-/* Listens on 127.0.0.1 and a port of the kernel's choice, which it stores. */
+/* Listens on own_ip() and a port of the kernel's choice, which it stores. */
 void side_listen(struct side *side);
-/* Starts to connect to 127.0.0.1. */
+/* Listens on all addresses, and answers NULL where that does not work. */
+struct us_listen_socket_t *side_listen_on_any_host(struct side *side);
+/* Starts to connect to own_ip(). */
 struct us_socket_t *side_connect(struct side *side, int port);
 /* Reactions that many tests need. */
 struct us_socket_t *close_socket(struct side *side, struct us_socket_t *s);
@@ -250,7 +255,7 @@ int raw_connect_unix(const char *path);
 /* False if the peer of an accepted descriptor is of another process: some machines try every new
  * port. */
 int raw_is_ours(int fd);
-/* A listening descriptor on 127.0.0.1, and a connection from it. */
+/* A listening descriptor on own_ip(), and a connection from it. */
 int raw_listen(int *port, int backlog);
 int raw_accept(struct us_loop_t *loop, int fd);
 /* A descriptor that keeps a port from everybody but those who share it. */
@@ -292,8 +297,9 @@ size_t fill_pipe(struct side *side, struct us_socket_t *s);
 
 /* ------------------------------------------------------------------------------------------------
  * Names. getaddrinfo() of a test answers these itself:
- *   refused-first.test  ::1, where the tests' ports refuse, and then 127.0.0.1
- *   slow.test           127.0.0.1, but not before names_release()
+ *   refused-first.test  ::1, where the tests' ports refuse, and then own_ip()
+ *   own.test            own_ip()
+ *   slow.test           own_ip(), but not before names_release()
  *   slow-missing.test   EAI_NONAME, but not before names_release()
  *   missing.test        EAI_NONAME
  * --------------------------------------------------------------------------------------------- */

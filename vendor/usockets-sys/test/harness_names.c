@@ -120,13 +120,13 @@ static int answer(const char *host, const char *service, const struct addrinfo *
     if (strncmp(name, "slow", 4) == 0) {
         wait_for_release();
     }
-    if (strcmp(name, "slow.test") == 0) {
-        *result = ip_entry(AF_INET, "127.0.0.1", service);
+    if (strcmp(name, "own.test") == 0 || strcmp(name, "slow.test") == 0) {
+        *result = ip_entry(AF_INET, own_ip(), service);
         return 0;
     }
     if (strcmp(name, "refused-first.test") == 0) {
         *result = ip_entry(AF_INET6, "::1", service);
-        (*result)->ai_next = ip_entry(AF_INET, "127.0.0.1", service);
+        (*result)->ai_next = ip_entry(AF_INET, own_ip(), service);
         return 0;
     }
     if (strcmp(name, "missing.test") == 0 || strcmp(name, "slow-missing.test") == 0) {

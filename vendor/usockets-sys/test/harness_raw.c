@@ -39,7 +39,7 @@ int raw_give(int fd) {
 
 static struct sockaddr_in loopback(int port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t) port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address.sin_addr), 1);
     return address;
 }
 

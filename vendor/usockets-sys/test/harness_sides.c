@@ -224,27 +224,39 @@ void finish_contexts(struct us_loop_t *loop) {
 void side_listen(struct side *side) {
     if (side->deferring) {
         struct sockaddr_in address = {.sin_family = AF_INET};
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address.sin_addr), 1);
         struct usx_listen_options options = {0};
         side->listener = usx_context_listen(side->context, (struct sockaddr *) &address,
                                             (socklen_t) sizeof address, &options, SIDE_EXT);
     } else {
-        side->listener = us_socket_context_listen(ssl, side->context, "127.0.0.1", 0, 0, SIDE_EXT);
+        side->listener = us_socket_context_listen(ssl, side->context, own_ip(), 0, 0, SIDE_EXT);
     }
     ASSERT_NOT_NULL(side->listener);
     side->port = us_socket_local_port(ssl, (struct us_socket_t *) side->listener);
     ASSERT_GT(side->port, 0);
 }
 
+struct us_listen_socket_t *side_listen_on_any_host(struct side *side) {
+    struct us_listen_socket_t *listener =
+        us_socket_context_listen(ssl, side->context, NULL, 0, 0, SIDE_EXT);
+    /* The kernel may have no port left that is free on all of them. These it gives to nobody who
+     * asks for any. */
+    int port = 20000;
+    while (listener == NULL && usx_loop_last_error(side->loop) == EADDRINUSE && port < 20100) {
+        listener = us_socket_context_listen(ssl, side->context, NULL, port++, 0, SIDE_EXT);
+    }
+    return listener;
+}
+
 struct us_socket_t *side_connect(struct side *side, int port) {
     struct us_socket_t *s;
     if (side->deferring) {
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t) port)};
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address.sin_addr), 1);
         s = usx_context_connect(side->context, (struct sockaddr *) &address,
                                 (socklen_t) sizeof address, NULL, 0, SIDE_EXT);
     } else {
-        s = us_socket_context_connect(ssl, side->context, "127.0.0.1", port, NULL, 0, SIDE_EXT);
+        s = us_socket_context_connect(ssl, side->context, own_ip(), port, NULL, 0, SIDE_EXT);
     }
     ASSERT_NOT_NULL(s);
     return s;

@@ -124,7 +124,7 @@ void test_connecting_without_descriptors_gives_null(void) {
     ASSERT_SYS(close(next));
     struct rlimit limit = {.rlim_cur = (rlim_t) next, .rlim_max = old.rlim_max};
     ASSERT_SYS(setrlimit(RLIMIT_NOFILE, &limit));
-    struct us_socket_t *s = connect_to(&client, "127.0.0.1", port, NULL);
+    struct us_socket_t *s = connect_to(&client, own_ip(), port, NULL);
     int error = usx_loop_last_error(loop);
     ASSERT_SYS(setrlimit(RLIMIT_NOFILE, &old));
     ASSERT_NULL(s);
@@ -328,7 +328,7 @@ void test_source_address_is_bound(void) {
     side_init(&client, loop);
     int port;
     int listener = raw_listen(&port, 8);
-    ASSERT_NOT_NULL(connect_to(&client, "127.0.0.1", port, "127.0.0.2"));
+    ASSERT_NOT_NULL(connect_to(&client, own_ip(), port, "127.0.0.2"));
     RUN_UNTIL(loop, client.count[OPEN] == 1);
     int fd = raw_accept(loop, listener);
     struct sockaddr_in peer;
@@ -344,7 +344,7 @@ void test_empty_source_is_none(void) {
     side_init(&client, loop);
     int port;
     (void) raw_listen(&port, 8);
-    ASSERT_NOT_NULL(connect_to(&client, "127.0.0.1", port, ""));
+    ASSERT_NOT_NULL(connect_to(&client, own_ip(), port, ""));
     RUN_UNTIL(loop, client.count[OPEN] == 1);
     finish(loop);
 }
@@ -355,7 +355,7 @@ void test_source_that_cannot_be_bound_gives_null(void) {
     side_init(&client, loop);
     int port;
     (void) raw_listen(&port, 8);
-    ASSERT_NULL(connect_to(&client, "127.0.0.1", port, "192.0.2.200"));
+    ASSERT_NULL(connect_to(&client, own_ip(), port, "192.0.2.200"));
     us_loop_run(loop);
     ASSERT_EQ(loop_record.pre, 0);
     finish(loop);

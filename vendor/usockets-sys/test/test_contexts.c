@@ -174,13 +174,13 @@ void test_unset_handlers_are_harmless_and_end_closes(void) {
     server.loop = loop;
     server.context = us_create_socket_context(ssl, loop, 16, options);
     struct us_listen_socket_t *listener =
-        us_socket_context_listen(ssl, server.context, "127.0.0.1", 0, 0, 16);
+        us_socket_context_listen(ssl, server.context, own_ip(), 0, 0, 16);
     server.port = us_socket_local_port(ssl, (struct us_socket_t *) listener);
     int fd = raw_connect(server.port);
     int port;
     int raw_listener = raw_listen(&port, 8);
     struct us_socket_t *c =
-        us_socket_context_connect(ssl, server.context, "127.0.0.1", port, NULL, 0, 16);
+        us_socket_context_connect(ssl, server.context, own_ip(), port, NULL, 0, 16);
     RUN_UNTIL(loop, us_socket_is_established(ssl, c));
     int peer = raw_accept(loop, raw_listener);
     provoke_all_events(loop, &server, peer, c);

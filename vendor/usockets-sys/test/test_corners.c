@@ -413,11 +413,11 @@ void test_port_beyond_the_range_reaches_nobody(void) {
     (void) raw_listen(&port, 8);
     static const int wrong[] = {65536, -65536};
     for (int i = 0; i < 2; i++) {
-        (void) us_socket_context_connect(ssl, client.context, "127.0.0.1", port + wrong[i], NULL, 0,
+        (void) us_socket_context_connect(ssl, client.context, own_ip(), port + wrong[i], NULL, 0,
                                          SIDE_EXT);
         settle(loop);
     }
     ASSERT_EQ(client.count[OPEN], 0);
-    ASSERT_NULL(us_socket_context_listen(ssl, client.context, "127.0.0.1", 65536 + 3000, 0, 8));
+    ASSERT_NULL(us_socket_context_listen(ssl, client.context, own_ip(), 65536 + 3000, 0, 8));
     finish(loop);
 }

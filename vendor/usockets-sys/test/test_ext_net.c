@@ -23,6 +23,14 @@ static struct us_listen_socket_t *listen_on(struct side *side, struct sockaddr_i
                               (socklen_t) sizeof address, &options, SIDE_EXT);
 }
 
+static struct us_listen_socket_t *listen_on_any_host(struct side *side, int port, int ipv6_only) {
+    struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT,
+                               .sin6_port = htons((uint16_t) port)};
+    struct usx_listen_options options = {.ipv6_only = ipv6_only};
+    return usx_context_listen(side->context, (struct sockaddr *) &any, (socklen_t) sizeof any,
+                              &options, SIDE_EXT);
+}
+
 static int port_of(struct us_listen_socket_t *listener) {
     struct sockaddr_storage address;
     socklen_t length = (socklen_t) sizeof address;
@@ -38,13 +46,13 @@ void test_port_is_shared_only_if_both_listeners_say_so(void) {
     side_init_deferring(&side, loop);
     struct usx_listen_options alone = {0};
     struct usx_listen_options shared = {.reuse_port = 1};
-    struct us_listen_socket_t *first = listen_on(&side, ipv4("127.0.0.1", 0), alone);
+    struct us_listen_socket_t *first = listen_on(&side, ipv4(own_ip(), 0), alone);
     ASSERT_NOT_NULL(first);
-    ASSERT_NULL(listen_on(&side, ipv4("127.0.0.1", port_of(first)), shared));
+    ASSERT_NULL(listen_on(&side, ipv4(own_ip(), port_of(first)), shared));
     ASSERT_EQ(usx_loop_last_error(loop), EADDRINUSE);
-    first = listen_on(&side, ipv4("127.0.0.1", 0), shared);
+    first = listen_on(&side, ipv4(own_ip(), 0), shared);
     ASSERT_NOT_NULL(first);
-    ASSERT_NOT_NULL(listen_on(&side, ipv4("127.0.0.1", port_of(first)), shared));
+    ASSERT_NOT_NULL(listen_on(&side, ipv4(own_ip(), port_of(first)), shared));
     ASSERT_NULL(listen_on(&side, ipv4("192.0.2.200", 0), alone));
     ASSERT_EQ(usx_loop_last_error(loop), EADDRNOTAVAIL);
     finish(loop);
@@ -55,16 +63,16 @@ void test_ipv6_only_leaves_ipv4_alone(void) {
     struct side side = {0};
     side_init_deferring(&side, loop);
     for (int only = 0; only < 2; only++) {
-        struct sockaddr_in6 any = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT};
-        struct usx_listen_options options = {.ipv6_only = only};
-        struct us_listen_socket_t *listener =
-            usx_context_listen(side.context, (struct sockaddr *) &any, (socklen_t) sizeof any,
-                               &options, SIDE_EXT);
+        struct us_listen_socket_t *listener = listen_on_any_host(&side, 0, only);
+        /* As in side_listen_on_any_host(). */
+        for (int i = 20000; listener == NULL && i < 20100; i++) {
+            listener = listen_on_any_host(&side, i, only);
+        }
         if (listener == NULL) {
             SKIP("no IPv6 here");
         }
         int port = us_socket_local_port(ssl, (struct us_socket_t *) listener);
-        struct sockaddr_in address = ipv4("127.0.0.1", port);
+        struct sockaddr_in address = ipv4(own_ip(), port);
         int fd = (int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0));
         int result = connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address);
         ASSERT_EQ(result, only ? -1 : 0);
@@ -131,7 +139,7 @@ void test_connect_binds_the_local_address(void) {
     side_init_deferring(&side, loop);
     int port;
     (void) raw_listen(&port, 8);
-    struct sockaddr_in remote = ipv4("127.0.0.1", port);
+    struct sockaddr_in remote = ipv4(own_ip(), port);
     struct sockaddr_in local = ipv4("127.0.0.3", 0);
     struct us_socket_t *s = usx_context_connect(
         side.context, (struct sockaddr *) &remote, (socklen_t) sizeof remote,
@@ -158,8 +166,8 @@ void test_connect_by_name_in_a_deferring_context(void) {
     (void) raw_listen(&port, 8);
     ASSERT_NOT_NULL(usx_context_connect_name(side.context, "refused-first.test", port, NULL, 0,
                                              SIDE_EXT));
-    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "127.0.0.1", port, NULL, 0, SIDE_EXT));
-    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "localhost", port, NULL, 0, SIDE_EXT));
+    ASSERT_NOT_NULL(usx_context_connect_name(side.context, own_ip(), port, NULL, 0, SIDE_EXT));
+    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "own.test", port, NULL, 0, SIDE_EXT));
     RUN_UNTIL(loop, side.count[OPEN] == 3);
     ASSERT_EQ(side.count[CONNECT_ERROR], 0);
     finish(loop);

@@ -63,20 +63,20 @@ void test_two_listeners_share_a_port_unless_it_is_exclusive(void) {
     /* Port 0 sets no reuse option: take one that is reserved. */
     int port;
     int reserved = raw_reserve_port(&port);
-    struct us_listen_socket_t *first = listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_DEFAULT);
-    struct us_listen_socket_t *second = listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_DEFAULT);
+    struct us_listen_socket_t *first = listen_on(&server, own_ip(), port, LIBUS_LISTEN_DEFAULT);
+    struct us_listen_socket_t *second = listen_on(&server, own_ip(), port, LIBUS_LISTEN_DEFAULT);
     ASSERT_NOT_NULL(first);
     ASSERT_NOT_NULL(second);
-    ASSERT_NULL(listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_EXCLUSIVE_PORT));
+    ASSERT_NULL(listen_on(&server, own_ip(), port, LIBUS_LISTEN_EXCLUSIVE_PORT));
     us_listen_socket_close(ssl, first);
     us_listen_socket_close(ssl, second);
     raw_close(reserved);
     turn(loop);
 
-    first = listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_EXCLUSIVE_PORT);
+    first = listen_on(&server, own_ip(), port, LIBUS_LISTEN_EXCLUSIVE_PORT);
     ASSERT_NOT_NULL(first);
-    ASSERT_NULL(listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_DEFAULT));
-    ASSERT_NULL(listen_on(&server, "127.0.0.1", port, LIBUS_LISTEN_EXCLUSIVE_PORT));
+    ASSERT_NULL(listen_on(&server, own_ip(), port, LIBUS_LISTEN_DEFAULT));
+    ASSERT_NULL(listen_on(&server, own_ip(), port, LIBUS_LISTEN_EXCLUSIVE_PORT));
     finish(loop);
 }
 
@@ -85,7 +85,7 @@ void test_listener_on_port_zero_is_not_shared(void) {
     struct side server = {0};
     side_init(&server, loop);
     side_listen(&server);
-    ASSERT_NULL(listen_on(&server, "127.0.0.1", server.port, LIBUS_LISTEN_DEFAULT));
+    ASSERT_NULL(listen_on(&server, own_ip(), server.port, LIBUS_LISTEN_DEFAULT));
     finish(loop);
 }
 
@@ -100,8 +100,10 @@ void test_any_host_accepts_both_families(void) {
     struct us_loop_t *loop = test_loop();
     struct side server = {0};
     side_init(&server, loop);
-    int port = port_of(listen_on(&server, NULL, 0, 0));
-    int four_fd = connect_to(AF_INET, "127.0.0.1", port);
+    struct us_listen_socket_t *listener = side_listen_on_any_host(&server);
+    ASSERT_NOT_NULL(listener);
+    int port = port_of(listener);
+    int four_fd = connect_to(AF_INET, own_ip(), port);
     RUN_UNTIL(loop, server.count[OPEN] == 1);
     ASSERT_EQ(server.ip_length, 16);
     ASSERT_MEM_EQ(server.ip, mapped, 16);
@@ -147,7 +149,7 @@ void test_listening_fails_with_null_for_bad_hosts_and_taken_ports(void) {
     (void) raw_listen(&taken, 8);
     ASSERT_NULL(listen_on(&server, "missing.test", 0, 0));
     ASSERT_NULL(listen_on(&server, "192.0.2.200", 0, 0));
-    ASSERT_NULL(listen_on(&server, "127.0.0.1", taken, 0));
+    ASSERT_NULL(listen_on(&server, own_ip(), taken, 0));
     /* Nothing is left behind that would keep the loop alive. */
     us_loop_run(loop);
     ASSERT_EQ(loop_record.pre, 0);
@@ -311,7 +313,7 @@ void test_burst_of_clients_is_accepted_completely(void) {
     struct us_loop_t *loop = test_loop();
     struct side server = {.open = close_socket};
     side_init(&server, loop);
-    struct us_listen_socket_t *listener = listen_on(&server, "127.0.0.1", 0, 0);
+    struct us_listen_socket_t *listener = listen_on(&server, own_ip(), 0, 0);
     int port = port_of(listener);
     for (int sent = 0; sent < CLIENTS;) {
         /* The backlog may be smaller than the burst. */

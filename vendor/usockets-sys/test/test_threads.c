@@ -198,7 +198,7 @@ static void *work(void *argument) {
     worker->side = (struct side) {.pre_open = pass_on, .data = count_and_echo,
                                   .end = close_socket, .user = worker};
     side_init(&worker->side, worker->loop);
-    worker->side.listener = us_socket_context_listen(ssl, worker->side.context, "127.0.0.1",
+    worker->side.listener = us_socket_context_listen(ssl, worker->side.context, own_ip(),
                                                      port_of_all, LIBUS_LISTEN_DEFAULT, SIDE_EXT);
     ASSERT_NOT_NULL(worker->side.listener);
     pthread_barrier_wait(&ready);

@@ -147,10 +147,11 @@ static void a_shared_descriptor_is_closed(struct us_loop_t *loop) {
  * Accepting and connecting
  * --------------------------------------------------------------------------------------------- */
 
+/* An address where nobody else leaves connections in TIME_WAIT. */
 static int bind_to_loopback(struct sockaddr_in *address) {
     socklen_t length = sizeof *address;
     *address = (struct sockaddr_in){.sin_family = AF_INET};
-    address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address->sin_addr.s_addr = htonl(0x7fc00002);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     CHECK(fd >= 0 && bind(fd, (struct sockaddr *) address, length) == 0);
     CHECK(getsockname(fd, (struct sockaddr *) address, &length) == 0);
