@@ -290,8 +290,13 @@ pub(crate) fn panic_of<R>(code: impl FnOnce() -> R) -> String {
 pub(crate) struct Descriptors(usize);
 
 impl Descriptors {
-    /// Counts. Only of use in a test that runs [`alone`].
+    /// Counts. Only of use in a test that runs [`alone`]. What helper threads of earlier tests hold is not
+    /// there to stay, so they are waited for.
     pub(crate) fn now() -> Self {
+        let ends = Instant::now() + scaled(WAIT_MAX);
+        while has_helper_threads() && Instant::now() < ends {
+            thread::yield_now();
+        }
         Self(open_descriptors())
     }
 
@@ -306,7 +311,7 @@ impl Descriptors {
 
     /// `Err` says what is wrong, if the test itself has leaked some.
     pub(crate) fn check_unchanged_but_for(self, leaked: usize) -> Result<(), String> {
-        let (expected, ends) = (self.0 + leaked, Instant::now() + scaled(Duration::from_secs(2)));
+        let (expected, ends) = (self.0 + leaked, Instant::now() + scaled(Duration::from_secs(5)));
         loop {
             let open = open_descriptors();
             if open == expected {
@@ -331,6 +336,19 @@ fn open_descriptors() -> usize {
 #[cfg(not(target_os = "linux"))]
 fn open_descriptors() -> usize {
     fs::read_dir("/dev/fd").expect("/dev/fd").count()
+}
+
+/// True while look-ups of names go on, also for loops that are gone. Their threads are the only ones with all
+/// signals blocked.
+fn has_helper_threads() -> bool {
+    let blocks_signals = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+        Some(mask & (1 << (libc::SIGTERM - 1)) != 0)
+    };
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return false };
+    tasks.flatten().any(|task| blocks_signals(task).unwrap_or(false))
 }
 
 /// What the descriptors lead to, for messages.
