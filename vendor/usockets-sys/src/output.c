@@ -459,7 +459,7 @@ struct usx_gather *usx_loop_gather(struct us_loop_t *loop) {
 
 void us_internal_output_opened(struct us_socket_t *s) {
     if (s->cold && s->cold->output) {
-        become_pending(s);
+        us_internal_output_flush(s);
     }
 }
 
