@@ -852,6 +852,48 @@ unsafe extern "C" {
 }
 
 // ----------------------------------------------------------------------------------------
+// Preludes
+// ----------------------------------------------------------------------------------------
+
+/// See "Preludes" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_prelude {
+    /// Says how many of the bytes are the prelude.
+    pub parse: Option<
+        unsafe extern "C" fn(
+            s: *mut us_socket_t,
+            argument: *mut c_void,
+            data: *const c_char,
+            length: usize,
+        ) -> c_int,
+    >,
+    /// Nobody needs the argument any more.
+    pub release: Option<unsafe extern "C" fn(argument: *mut c_void)>,
+    /// Given to both.
+    pub argument: *mut c_void,
+    /// 1 to `USX_PRELUDE_MAX` bytes; never is more than that received for it.
+    pub max_length: c_uint,
+    /// Nanoseconds from the accept, at most `USX_DEADLINE_MAX`; 0: the context's for handshakes.
+    pub deadline: u64,
+}
+
+/// The longest header of the PROXY protocol.
+pub const USX_PRELUDE_MAX: c_int = 65_551;
+/// See "Preludes" in `usockets_ext.h`.
+pub const USX_PRELUDE_NONE: c_int = 0x7fff_ffff;
+
+unsafe extern "C" {
+    /// See "Preludes" in `usockets_ext.h`.
+    pub fn usx_listen_socket_set_prelude(
+        ls: *mut us_listen_socket_t,
+        prelude: *const usx_prelude,
+    ) -> c_int;
+    /// See "Preludes" in `usockets_ext.h`.
+    pub fn usx_loop_prelude(loop_: *mut us_loop_t, length: *mut usize) -> *const c_char;
+}
+
+// ----------------------------------------------------------------------------------------
 // Connecting
 // ----------------------------------------------------------------------------------------
 
@@ -882,7 +924,7 @@ unsafe extern "C" {
 
 /// Connect under way, or name being resolved.
 pub const USX_STATE_CONNECTING: c_int = 0;
-/// Handed over, `on_open` pending.
+/// Handed over, `on_open` pending; or accepted, prelude awaited.
 pub const USX_STATE_OPENING: c_int = 1;
 /// See "Sockets" in `usockets_ext.h`.
 pub const USX_STATE_OPEN: c_int = 2;
@@ -922,6 +964,8 @@ pub const USX_REASON_CONTEXT_CLOSED: c_int = 9;
 pub const USX_REASON_LOOP_CLOSED: c_int = 10;
 /// A policy deadline has passed: `error` is one of `USX_DEADLINE_*`.
 pub const USX_REASON_DEADLINE: c_int = 11;
+/// What it was to begin with did not come: see `error`.
+pub const USX_REASON_PRELUDE: c_int = 12;
 
 /// See "Sockets" in `usockets_ext.h`.
 #[repr(C)]
@@ -1188,6 +1232,8 @@ pub struct usx_loop_statistics {
     pub accepted: u64,
     /// Out of descriptors or memory.
     pub accept_failures: u64,
+    /// Accepted connections that did not begin with their prelude.
+    pub prelude_failures: u64,
     /// Connect attempts begun.
     pub connects: u64,
     /// Receive calls that gave bytes.

@@ -240,8 +240,8 @@ struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_contex
 int usx_listen_socket_address(struct us_listen_socket_t *ls, struct sockaddr_storage *address,
                               socklen_t *length);
 
-/* Inside on_pre_open and on_open of an accepted socket: the peer's address as accept gave it, NULL
- * elsewhere. */
+/* Inside on_pre_open and on_open of an accepted socket, and in on_connect_error of one whose prelude did not
+ * come: the peer's address as accept gave it, NULL elsewhere. */
 const struct sockaddr *usx_loop_accepted_address(struct us_loop_t *loop, socklen_t *length);
 
 /* Takes over a connected stream descriptor: the socket exists at once in state opening, on_open(s, 0, ip,
@@ -250,6 +250,42 @@ const struct sockaddr *usx_loop_accepted_address(struct us_loop_t *loop, socklen
 struct us_socket_t *usx_adopt_accepted_later(struct us_socket_context_t *context,
                                              LIBUS_SOCKET_DESCRIPTOR fd,
                                              unsigned int socket_ext_size);
+
+/* ------------------------------------------------------------------------------------------------
+ * Preludes: what connections to a listener begin with, before their own protocol
+ * --------------------------------------------------------------------------------------------- */
+
+/* `parse` is called for each accepted connection, first right after the accept with `length` 0, for what is to be
+ * decided about the peer (usx_loop_accepted_address()), then with everything that was received so far whenever more
+ * has come. It answers how many bytes are the prelude, at most `length`: on_open follows, and then on_data with what
+ * came behind them; 0: more is needed; the negative of a code: the connection is refused. In the first call it may
+ * also answer USX_PRELUDE_NONE: this peer sends none, on_open follows at once. It must not call the engine but for
+ * asking the socket and the loop.
+ *
+ * Until on_open the socket is in state opening, and no byte has gone to TLS or to on_data. If the prelude does not
+ * come it is closed without on_open: on_connect_error follows, with USX_REASON_PRELUDE and an error that is the code
+ * of `parse`, EMSGSIZE (nothing after `max_length` bytes), ENODATA (the peer ended before), ETIMEDOUT (the deadline
+ * has passed), ENOMEM, or what the system said.
+ *
+ * `release` is called with the argument once neither the listener nor a waiting socket needs it; it may be NULL, and
+ * is bound by the same rule as `parse`. */
+struct usx_prelude {
+    int (*parse)(struct us_socket_t *s, void *argument, const char *data, size_t length);
+    void (*release)(void *argument);
+    void *argument;
+    unsigned int max_length; /* 1 to USX_PRELUDE_MAX bytes; never is more than that received for it */
+    uint64_t deadline;       /* ns from the accept, at most USX_DEADLINE_MAX; 0: the context's for handshakes */
+};
+#define USX_PRELUDE_MAX 65551 /* the longest header of the PROXY protocol */
+#define USX_PRELUDE_NONE 0x7fffffff
+
+/* Connections of this listener begin with a prelude from now on: to be called before the loop runs on. 0;
+ * -EINVAL: a field is out of its range; -EOPNOTSUPP: the context is not deferring; -EALREADY: it has one;
+ * -ENOTCONN: it is closed; -ENOMEM. Unless 0 is returned `release` is not called. */
+int usx_listen_socket_set_prelude(struct us_listen_socket_t *ls, const struct usx_prelude *prelude);
+
+/* Inside on_open of a socket that had a prelude: its bytes. NULL and 0 elsewhere. */
+const char *usx_loop_prelude(struct us_loop_t *loop, size_t *length);
 
 /* ------------------------------------------------------------------------------------------------
  * Connecting
@@ -272,7 +308,7 @@ struct us_socket_t *usx_context_connect_name(struct us_socket_context_t *context
  * --------------------------------------------------------------------------------------------- */
 
 #define USX_STATE_CONNECTING 0 /* connect under way, or name being resolved */
-#define USX_STATE_OPENING 1    /* handed over, on_open pending */
+#define USX_STATE_OPENING 1    /* handed over, on_open pending; or accepted, prelude awaited */
 #define USX_STATE_OPEN 2
 #define USX_STATE_CLOSING 3 /* closed for the program, effects pending; descriptor still kept */
 #define USX_STATE_CLOSED 4
@@ -294,6 +330,7 @@ int usx_socket_is_moving(struct us_socket_t *s);
 #define USX_REASON_CONTEXT_CLOSED 9  /* closed with its context */
 #define USX_REASON_LOOP_CLOSED 10    /* closed because the loop is being torn down */
 #define USX_REASON_DEADLINE 11       /* a policy deadline has passed: `error` is one of USX_DEADLINE_* */
+#define USX_REASON_PRELUDE 12        /* what it was to begin with did not come: see `error` */
 struct usx_close_reason {
     int kind;  /* one of USX_REASON_* */
     int error; /* errno or EAI_* code where the kind says so, else 0 */
@@ -495,6 +532,7 @@ struct usx_loop_statistics {
     uint64_t wakeups;         /* times the wake-up descriptor was read */
     uint64_t accepted;        /* connections taken from a listener */
     uint64_t accept_failures; /* out of descriptors or memory */
+    uint64_t prelude_failures; /* accepted connections that did not begin with their prelude */
     uint64_t connects;        /* connect attempts begun */
     uint64_t receives;        /* receive calls that gave bytes */
     uint64_t bytes_received;

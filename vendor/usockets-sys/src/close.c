@@ -33,6 +33,7 @@ static int connect_error(const struct us_socket_t *s) {
     switch (s->reason_kind) {
     case USX_REASON_CONNECT:
     case USX_REASON_RESOLVE:
+    case USX_REASON_PRELUDE:
         return s->reason_error;
     case USX_REASON_DEADLINE:
         return ETIMEDOUT;
@@ -48,7 +49,9 @@ static struct us_socket_t *call_handler(struct us_socket_t *s, struct close_word
     }
     if (context->deferring && !(s->flags & S_OPENED)) {
         if (context->on.on_connect_error) {
+            us_internal_prelude_show_peer(context->loop, s);
             context->on.on_connect_error(s, connect_error(s));
+            context->loop->accepted_address = NULL;
         }
         return s;
     }
@@ -169,6 +172,11 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
     int result = us_internal_poll_watch(loop, &s->p, interest);
     if (result < 0) {
         us_internal_socket_close_now(s, USX_REASON_CONNECT, -result);
+        return;
+    }
+    if (us_internal_prelude_awaited(s)) {
+        s->flags &= ~S_SILENT;
+        us_internal_prelude_begin(loop, s);
         return;
     }
     s->flags = (s->flags & ~(S_OPENING | S_SILENT)) | S_OPENED;

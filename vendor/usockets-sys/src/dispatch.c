@@ -289,7 +289,15 @@ void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, 
         us_internal_linger_ready(loop, s, ready);
         return;
     }
-    if (!ready || s->flags & (S_CLOSING | S_CLOSED | S_OPENING)) {
+    if (!ready || s->flags & (S_CLOSING | S_CLOSED)) {
+        return;
+    }
+    uint32_t slot = s->p.slot;
+    if (s->flags & S_OPENING) {
+        if (us_internal_prelude_awaited(s)) {
+            us_internal_prelude_ready(loop, s, ready);
+            flush_own(loop, slot);
+        }
         return;
     }
     if (s->flags & S_MOVING) {
@@ -300,7 +308,6 @@ void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, 
     if (s->flags & S_CONNECTING) {
         us_internal_connect_ready(loop, s, ready);
     } else {
-        uint32_t slot = s->p.slot;
         stream_ready(loop, s, ready);
         flush_own(loop, slot);
     }

@@ -172,6 +172,7 @@ struct socket_cold {
     uint32_t collected_next; /* in loop->collected */
     struct output_item *output, *output_last; /* in order */
     size_t output_length;    /* of all items together */
+    struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
 };
 
 /* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
@@ -207,6 +208,7 @@ struct us_listen_socket_t {
     uint8_t closed;
     uint8_t backing_off; /* not watched: waits in loop->backing_off for the retry */
     uint8_t is_unix;
+    struct prelude *prelude; /* what connections begin with; NULL: nothing */
     /* The socket file, to be removed at close if it is still this one; path NULL: none. */
     char *unix_path;
     uint64_t unix_device, unix_inode;
@@ -376,6 +378,8 @@ struct us_loop_t {
     uint32_t current_slot;
     const struct sockaddr_storage *accepted_address;
     socklen_t accepted_length;
+    const char *prelude; /* of the socket whose on_open runs; NULL: it had none */
+    size_t prelude_length;
 
     int last_error;
     struct usx_loop_statistics statistics;
@@ -662,6 +666,21 @@ void us_internal_context_discard_all(struct us_socket_context_t *context);
 void us_internal_accept_ready(struct us_loop_t *loop, struct us_listen_socket_t *ls);
 void us_internal_accept_retry(struct us_loop_t *loop);
 void us_internal_listener_free(struct us_loop_t *loop, struct us_listen_socket_t *ls);
+
+/* What a connection begins with, prelude.c. `attach` makes an accepted socket, of which the loop has the address,
+ * wait for it: 0 or -ENOMEM. `begin` lets the program look at the peer, once the descriptor is watched; `ready` follows
+ * when there is something to read. Either may open or close the socket. All of it is gone once on_open was called. */
+void us_internal_prelude_unreference(struct prelude *prelude);
+int us_internal_prelude_attach(struct us_socket_t *s, struct prelude *prelude);
+void us_internal_prelude_begin(struct us_loop_t *loop, struct us_socket_t *s);
+void us_internal_prelude_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+void us_internal_prelude_late(struct us_socket_t *s); /* its deadline has passed */
+void us_internal_prelude_forget(struct us_socket_t *s);
+/* For usx_loop_accepted_address(), if the socket waits for its prelude. */
+void us_internal_prelude_show_peer(struct us_loop_t *loop, const struct us_socket_t *s);
+static inline int us_internal_prelude_awaited(const struct us_socket_t *s) {
+    return s->cold && s->cold->prelude;
+}
 
 void us_internal_connect_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
 void us_internal_connect_resolved(struct us_loop_t *loop, uint64_t token, struct addrinfo *addresses, int eai_error);

@@ -104,6 +104,7 @@ void us_listen_socket_close(int ssl, struct us_listen_socket_t *ls) {
 
 void us_internal_listener_free(struct us_loop_t *loop, struct us_listen_socket_t *ls) {
     struct us_socket_context_t *context = ls->context;
+    us_internal_prelude_unreference(ls->prelude);
     us_internal_slot_release(loop, ls->p.slot);
     us_internal_block_free(loop, ls, ls->p.size_class);
     loop->live--;
@@ -393,6 +394,10 @@ static int pass_pre_open(struct us_socket_context_t *context, int fd, char *ip, 
 static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, int fd, char *ip,
                          int ip_length) {
     struct us_socket_t *s = us_internal_socket_create(ls->context, fd, ls->socket_ext_size);
+    if (s && ls->prelude && us_internal_prelude_attach(s, ls->prelude) < 0) {
+        us_internal_socket_destroy(s);
+        s = NULL;
+    }
     if (!s) {
         sys_close(fd);
         return -ENOMEM;
@@ -410,6 +415,10 @@ static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, 
         return result;
     }
     loop->statistics.accepted++;
+    if (ls->prelude) {
+        us_internal_prelude_begin(loop, s);
+        return 0;
+    }
     s->flags |= S_OPENED;
     us_internal_deadlines_begin(s, 1);
     if (s->context->on.on_open) {

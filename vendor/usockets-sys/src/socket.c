@@ -67,6 +67,7 @@ void us_internal_socket_cold_free(struct us_socket_t *s) {
         if (s->cold->output) {
             us_internal_output_discard(s);
         }
+        us_internal_prelude_forget(s);
         sys_free(s->cold->kept_input);
         sys_free(s->cold);
         s->cold = NULL;

@@ -166,6 +166,9 @@ void us_internal_stall_end(struct us_socket_t *s) {
 
 /* The deadlines that are over as soon as something has happened once. Which of them runs is a question of state. */
 static int policy_kind(const struct us_socket_t *s) {
+    if (us_internal_prelude_awaited(s)) {
+        return USX_DEADLINE_HANDSHAKE;
+    }
     if (s->flags & (S_CONNECTING | S_OPENING)) {
         return USX_DEADLINE_CONNECT;
     }
@@ -303,6 +306,8 @@ static int end_by_policy(struct us_socket_t *s, uint32_t tick) {
     s->context->loop->statistics.deadlines_missed++;
     if (s->flags & S_LINGERING) {
         us_internal_linger_cut(s);
+    } else if (kind == USX_DEADLINE_HANDSHAKE) {
+        us_internal_prelude_late(s);
     } else {
         us_internal_socket_close_now(s, USX_REASON_DEADLINE, kind);
     }

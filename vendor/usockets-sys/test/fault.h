@@ -32,6 +32,7 @@ void scenario_close_deferring(void);
 void scenario_listen(void);
 void scenario_adopt(void);
 void scenario_adopt_later(void);
+void scenario_prelude(void);
 
 /* fault_time.c */
 void scenario_timers(void);

@@ -1,6 +1,7 @@
 /* Scenarios of the life of the engine's objects. */
 #include "fault.h"
 
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -366,4 +367,67 @@ void scenario_adopt_later(void) {
     if (fault_must_succeed()) {
         ASSERT_EQ(adoptions_ended, 3);
     }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Preludes
+ * --------------------------------------------------------------------------------------------- */
+
+static int preludes_looked_at, preludes_released;
+
+/* Ends with the first ';'. */
+static int find_semicolon(struct us_socket_t *s, void *argument, const char *data, size_t length) {
+    (void) s, (void) argument;
+    preludes_looked_at += length > 0;
+    const char *end = length > 0 ? memchr(data, ';', length) : NULL;
+    return end == NULL ? 0 : (int) (end - data) + 1;
+}
+
+static void count_release(void *argument) {
+    (void) argument;
+    preludes_released++;
+}
+
+static int listen_for_preludes(struct side *server) {
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    struct usx_prelude prelude = {
+        .parse = find_semicolon, .release = count_release, .max_length = 1000};
+    server->listener = usx_context_listen(server->context, (struct sockaddr *) &address,
+                                          (socklen_t) sizeof address, NULL, SIDE_EXT);
+    int port = server->listener == NULL
+                   ? 0
+                   : us_socket_local_port(ssl, (struct us_socket_t *) server->listener);
+    if (port <= 0 || usx_listen_socket_set_prelude(server->listener, &prelude) < 0) {
+        ASSERT(!fault_must_succeed());
+        return 0;
+    }
+    return port;
+}
+
+/* Each connection comes to its data behind the prelude, or ends. */
+void scenario_prelude(void) {
+    struct side server = {.deferring = 1};
+    preludes_looked_at = preludes_released = 0;
+    struct us_loop_t *loop = fault_begin(&server, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    int port = listen_for_preludes(&server);
+    for (int i = 0; port > 0 && i < 3; i++) {
+        size_t before = server.received_length;
+        int looked_at = preludes_looked_at;
+        int fd = raw_connect(port);
+        raw_write(fd, "prel", 4);
+        RUN_UNTIL(loop, preludes_looked_at > looked_at || raw_is_readable(fd));
+        settle(loop);
+        if (!raw_is_readable(fd)) {
+            raw_write(fd, "ude;data", 8);
+        }
+        RUN_UNTIL(loop, server.received_length == before + 4 || raw_is_readable(fd));
+        ASSERT(server.received_length == before + 4 || !fault_must_succeed());
+    }
+    finish(loop);
+    ASSERT_EQ(preludes_released, port > 0);
+    ASSERT_EQ(server.count[CLOSE], server.count[OPEN]);
 }

@@ -43,6 +43,7 @@ const struct scenario scenarios[] = {
     {"listen", scenario_listen},
     {"adopt", scenario_adopt},
     {"adopt-later", scenario_adopt_later},
+    {"prelude", scenario_prelude},
     {"timers", scenario_timers},
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},
