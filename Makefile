@@ -33,6 +33,7 @@ fmt:
 # One package at a time, so that the features of one cannot hide a mistake in another.
 clippy:
 	$(foreach package,$(PACKAGES),cargo clippy -p $(package) --all-targets -- -D warnings &&) true
+	cargo clippy -p usockets --no-default-features --lib -- -D warnings
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc -p usockets -p usockets-sys --no-deps

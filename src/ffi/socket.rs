@@ -157,6 +157,7 @@ impl<'a> RawSocket<'a> {
     ///
     /// The bytes stay where they are until `release` is called, which takes that argument and does
     /// not call the engine.
+    #[cfg(feature = "bytes")]
     pub(crate) unsafe fn send_owned(
         self,
         data: *const [u8],
