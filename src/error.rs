@@ -55,6 +55,19 @@ pub enum UsError {
     #[error("the connection was closed by the program before it was made")]
     Cancelled,
 
+    /// An accepted connection did not begin with the PROXY protocol header that its
+    /// [listener](crate::ListenOptions::proxy_protocol) asks for.
+    #[cfg(feature = "proxy-protocol")]
+    #[error("{reason}")]
+    #[non_exhaustive]
+    ProxyHeader {
+        /// What is wrong.
+        #[source]
+        reason: crate::proxy::ProxyHeaderError,
+        /// The real address of the peer; `None` for a Unix socket.
+        peer: Option<std::net::SocketAddr>,
+    },
+
     // -- This build ---------------------------------------------------------------------------
     /// `SSL = true` in a build without TLS.
     #[error("this build of usockets has no TLS")]
@@ -151,6 +164,8 @@ impl UsError {
             Self::Io { source, .. } => source.kind(),
             Self::Resolve { .. } => ErrorKind::NotFound,
             Self::Cancelled => ErrorKind::Interrupted,
+            #[cfg(feature = "proxy-protocol")]
+            Self::ProxyHeader { reason, .. } => reason.kind(),
             Self::TlsUnavailable => ErrorKind::Unsupported,
             Self::InvalidAddress { .. }
             | Self::InvalidOption { .. }

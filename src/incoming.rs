@@ -6,6 +6,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyHeader;
+
 /// How a socket came about, as [`on_open`](crate::ContextBuilder::on_open) is told.
 ///
 /// ```
@@ -29,10 +32,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// })?;
 /// # Ok::<(), usockets::UsError>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenInfo {
     origin: Origin,
     peer: Option<SocketAddr>,
+    #[cfg(feature = "proxy-protocol")]
+    proxy: Option<Box<ProxyHeader>>,
 }
 
 /// Where a socket came from: see [`OpenInfo`].
@@ -49,7 +54,19 @@ pub enum Origin {
 
 impl OpenInfo {
     pub(crate) fn new(origin: Origin, peer: Option<SocketAddr>) -> Self {
-        Self { origin, peer }
+        Self {
+            origin,
+            peer,
+            #[cfg(feature = "proxy-protocol")]
+            proxy: None,
+        }
+    }
+
+    /// With the header that the connection began with.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn with_proxy_header(mut self, header: Option<ProxyHeader>) -> Self {
+        self.proxy = header.map(Box::new);
+        self
     }
 
     /// Where the socket came from.
@@ -66,8 +83,20 @@ impl OpenInfo {
     ///
     /// `None` for Unix sockets and other origins; [`Socket::peer_addr`](crate::Socket::peer_addr)
     /// asks the system.
+    ///
+    /// This is the real address, also where a proxy claims another one.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// What the peer, a proxy, says of its client: the header of the PROXY protocol that the connection
+    /// began with. `None` unless the [listener](crate::ListenOptions::proxy_protocol) asks for one.
+    ///
+    /// It is shown here alone: what is needed later goes into the state of the socket. Beneath:
+    /// `usx_loop_prelude`.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        self.proxy.as_deref()
     }
 }
 

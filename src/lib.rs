@@ -77,6 +77,9 @@ mod deadline;
 mod error;
 mod ffi;
 mod ids;
+#[cfg(feature = "proxy-protocol")]
+mod proxy;
+
 mod incoming;
 mod reason;
 
@@ -107,6 +110,8 @@ pub use incoming::{Incoming, OpenInfo, Origin};
 pub use listen::{ListenOptions, ListenSocket};
 pub use poll::{Interest, Poll, PollRef, Ready};
 pub use pool::{JobError, JobPanic, JobResult, PoolBuilder, RunError, WorkerPool};
+#[cfg(feature = "proxy-protocol")]
+pub use proxy::{IpPrefix, ProxyHeader, ProxyHeaderError, ProxyProtocol, ProxyTlvs, ProxyVersion};
 pub use reason::CloseReason;
 pub use socket::Socket;
 pub use timer::{Timer, TimerRef};

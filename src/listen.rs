@@ -9,6 +9,8 @@ use std::rc::Rc;
 use crate::error::UsError;
 use crate::event_loop::LoopRef;
 use crate::ffi::{ListenSettings, RawListener};
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyProtocol;
 use crate::shell::{Frame, Shell};
 
 /// Accepts connections into a context, until it is dropped.
@@ -144,6 +146,8 @@ pub struct ListenOptions {
     backlog: Option<u32>,
     reuse_port: bool,
     ipv6_only: bool,
+    #[cfg(feature = "proxy-protocol")]
+    proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl ListenOptions {
@@ -170,6 +174,24 @@ impl ListenOptions {
     pub fn ipv6_only(mut self, on: bool) -> Self {
         self.ipv6_only = on;
         self
+    }
+
+    /// Has every connection begin with a header of the PROXY protocol, which is read before `on_open` and
+    /// shown there, see [`ProxyProtocol`]. Default: off; such a header is then data as any other. Beneath:
+    /// `usx_listen_socket_set_prelude`.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
+        self.proxy_protocol = Some(protocol);
+        self
+    }
+
+    /// Makes a listener do what the engine has no setting for; it is closed if that fails.
+    pub(crate) fn finish(&self, listener: ListenSocket) -> Result<ListenSocket, UsError> {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(protocol) = &self.proxy_protocol {
+            crate::trampoline::set_proxy_protocol(listener.listener()?, protocol.clone())?;
+        }
+        Ok(listener)
     }
 
     /// The same for the engine.

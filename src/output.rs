@@ -204,7 +204,7 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     }
 }
 
-fn send_error(error: io::Error) -> UsError {
+pub(crate) fn send_error(error: io::Error) -> UsError {
     match error.raw_os_error() {
         Some(libc::ENOBUFS) => UsError::QueueFull,
         Some(libc::EPIPE) => UsError::Closed,

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! Why a connection ended.
 
+use std::net::SocketAddr;
 use std::{fmt, io};
 
 use usockets_sys as sys;
@@ -104,13 +105,25 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Why a connection could not be made, from what the engine says of a socket that never opened.
-pub(crate) fn connect_error(raw: sys::usx_close_reason) -> UsError {
+/// Why a connection could not be made, from what the engine says of a socket that never opened;
+/// `peer` is the address of the peer if it was accepted.
+pub(crate) fn connect_error(raw: sys::usx_close_reason, peer: Option<SocketAddr>) -> UsError {
     match raw.kind {
+        sys::USX_REASON_PRELUDE => prelude_error(raw.error, peer),
         sys::USX_REASON_CONNECT | sys::USX_REASON_ERROR => UsError::os("connect", raw.error),
         sys::USX_REASON_RESOLVE => UsError::resolve(raw.error),
         sys::USX_REASON_RESET => UsError::os("connect", libc::ECONNRESET),
         sys::USX_REASON_DEADLINE => UsError::os("connect", libc::ETIMEDOUT),
         _ => UsError::Cancelled,
     }
+}
+
+/// Why an accepted connection did not begin as it was to.
+fn prelude_error(code: i32, peer: Option<SocketAddr>) -> UsError {
+    #[cfg(feature = "proxy-protocol")]
+    if let Some(reason) = crate::proxy::ProxyHeaderError::from_code(code) {
+        return UsError::ProxyHeader { reason, peer };
+    }
+    let _unknown_to_the_system = peer;
+    UsError::os("accept", code)
 }

@@ -72,6 +72,15 @@ const _: () = plain_data::<Origin>();
 const _: () = plain_data::<Ready>();
 const _: () = plain_data::<Target>();
 
+#[cfg(feature = "proxy-protocol")]
+const _: () = {
+    plain_data::<usockets::IpPrefix>();
+    plain_data::<usockets::ProxyHeader>();
+    plain_data::<usockets::ProxyHeaderError>();
+    plain_data::<usockets::ProxyProtocol>();
+    plain_data::<usockets::ProxyVersion>();
+};
+
 // Errors travel.
 const fn error<T: std::error::Error + Send + Sync + 'static>() {}
 const _: () = error::<UsError>();

@@ -9,6 +9,8 @@ use crate::address::{self, ConnectTarget, Where};
 use crate::error::UsError;
 use crate::ext;
 use crate::ffi::{Address, RawSocket};
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyHeader;
 use crate::shell::Frame;
 use crate::socket::Socket;
 
@@ -52,7 +54,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Self::connect).
+    /// Those of [`connect`](Self::connect); [`QueueFull`](UsError::QueueFull) if there is no room for
+    /// what the connection is to begin with.
     pub fn connect_with(
         &self,
         target: impl ConnectTarget,
@@ -68,7 +71,9 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
             Where::Address(address) => context.connect(&address.into(), local.as_ref(), size),
             Where::Name(name, port) => context.connect_name(&name, port, local.as_ref(), size),
         };
-        self.fill(socket.map_err(|error| UsError::engine("connect", error))?, state)
+        let socket = socket.map_err(|error| UsError::engine("connect", error))?;
+        options.begin(socket)?;
+        self.fill(socket, state)
     }
 
     /// Begins to connect to a Unix socket: a path or, on Linux, an abstract name, which is a path
@@ -136,6 +141,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
 #[must_use = "options do nothing by themselves"]
 pub struct ConnectOptions {
     local: Option<SocketAddr>,
+    #[cfg(feature = "proxy-protocol")]
+    proxy_header: Option<ProxyHeader>,
 }
 
 impl ConnectOptions {
@@ -149,5 +156,27 @@ impl ConnectOptions {
     pub fn local_addr(mut self, address: SocketAddr) -> Self {
         self.local = Some(address);
         self
+    }
+
+    /// Begins the connection with a header of the PROXY protocol, which tells the server on whose behalf
+    /// it is made. It is sent as soon as the connection is made, before anything else, in one piece.
+    /// Default: none. Beneath: `usx_socket_send`.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_header(mut self, header: ProxyHeader) -> Self {
+        self.proxy_header = Some(header);
+        self
+    }
+
+    /// Gives a socket that connects what it is to begin with; it is gone if that fails.
+    fn begin(&self, socket: RawSocket<'_>) -> Result<(), UsError> {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(header) = &self.proxy_header {
+            return socket.send(&[std::io::IoSlice::new(&header.encode())]).map_err(|error| {
+                socket.discard();
+                crate::output::send_error(error)
+            });
+        }
+        let _has_no_beginning = socket;
+        Ok(())
     }
 }

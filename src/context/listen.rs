@@ -44,7 +44,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         let mut last_error = UsError::address("", "the name has no address");
         for address in addresses {
             match self.listen_on(&address.into(), settings) {
-                Ok(listener) => return Ok(listener),
+                Ok(listener) => return options.finish(listener),
                 Err(error) => last_error = error,
             }
         }

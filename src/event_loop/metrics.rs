@@ -29,6 +29,8 @@ pub struct Metrics {
     pub accepted: u64,
     /// Times a connection could not be taken, for lack of descriptors or memory.
     pub accept_failures: u64,
+    /// Accepted connections that did not begin with the PROXY protocol header that their listener asks for.
+    pub prelude_failures: u64,
     /// Connect attempts begun.
     pub connects: u64,
     /// Receive calls that gave bytes.
@@ -76,6 +78,7 @@ impl Metrics {
             wakeups: raw.wakeups,
             accepted: raw.accepted,
             accept_failures: raw.accept_failures,
+            prelude_failures: raw.prelude_failures,
             connects: raw.connects,
             receives: raw.receives,
             bytes_received: raw.bytes_received,

@@ -28,6 +28,10 @@ pub(crate) struct ListenSettings {
     pub(crate) ipv6_only: bool,
 }
 
+/// What connections to a listener begin with.
+#[cfg(feature = "proxy-protocol")]
+pub(crate) type Prelude = sys::usx_prelude;
+
 /// Functions that C calls for something that happens to a socket.
 pub(crate) mod function {
     use super::{c_char, c_int, c_void, sys};
@@ -75,7 +79,7 @@ impl<'a> RawContext<'a> {
         unsafe { NonNull::new_unchecked(ext) }
     }
 
-    fn engine(self) -> RawLoop<'a> {
+    pub(crate) fn engine(self) -> RawLoop<'a> {
         // SAFETY: the context is alive (see `live`).
         let raw = unsafe { sys::us_socket_context_loop(0, self.as_ptr()) };
         // SAFETY: a context always belongs to a loop.
@@ -271,6 +275,17 @@ impl<'a> RawListener<'a> {
     pub(crate) fn close(self) {
         // SAFETY: the listener is alive (see `live`).
         unsafe { sys::us_listen_socket_close(0, self.as_ptr()) };
+    }
+
+    /// Has connections begin with a prelude.
+    ///
+    /// # Safety
+    ///
+    /// The functions may be called with the argument as `usx_prelude` says, after this returns `Ok`.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) unsafe fn set_prelude(self, prelude: &Prelude) -> io::Result<()> {
+        // SAFETY: the listener is alive (see `live`); the caller vouches for the rest.
+        super::check(unsafe { sys::usx_listen_socket_set_prelude(self.as_ptr(), prelude) })
     }
 
     pub(crate) fn local_address(self) -> io::Result<Address> {

@@ -269,4 +269,15 @@ impl<'a> RawLoop<'a> {
         // SAFETY: the engine returned an address of that length; it is copied at once.
         (!address.is_null()).then(|| unsafe { Address::copy(address, length) })
     }
+
+    /// What the socket began with whose `on_open` runs; nothing if there is no such thing.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn prelude(self) -> &'a [u8] {
+        let mut length = 0;
+        // SAFETY: the loop is alive (see `live`) and the pointer is valid for the call.
+        let data = unsafe { sys::usx_loop_prelude(self.as_ptr(), &raw mut length) };
+        // SAFETY: the engine lends these bytes while `on_open` runs, and its callers are called from
+        // there.
+        unsafe { super::bytes(data, length) }
+    }
 }

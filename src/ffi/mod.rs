@@ -15,6 +15,8 @@ mod timer;
 mod waker;
 
 pub(crate) use address::Address;
+#[cfg(feature = "proxy-protocol")]
+pub(crate) use context::Prelude;
 pub(crate) use context::{ListenSettings, RawContext, RawListener};
 pub(crate) use event_loop::RawLoop;
 pub(crate) use gather::Gather;
@@ -82,6 +84,23 @@ pub(crate) unsafe fn bytes_mut<'a>(data: *mut std::ffi::c_char, length: c_int) -
             }
         }
         _ => &mut [],
+    }
+}
+
+/// As [`bytes_mut`], for what is only read.
+///
+/// # Safety
+///
+/// Unless `length` is 0, `data` points to that many initialised bytes which nobody changes for `'a`.
+#[cfg(feature = "proxy-protocol")]
+pub(crate) unsafe fn bytes<'a>(data: *const std::ffi::c_char, length: usize) -> &'a [u8] {
+    if data.is_null() {
+        return &[];
+    }
+    #[expect(clippy::disallowed_methods, reason = "this is the wrapper")]
+    // SAFETY: the pointer is not null; the caller vouches for the rest.
+    unsafe {
+        std::slice::from_raw_parts(data.cast(), length)
     }
 }
 

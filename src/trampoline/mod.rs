@@ -6,6 +6,8 @@
 mod adopt;
 mod context;
 mod event_loop;
+#[cfg(feature = "proxy-protocol")]
+mod prelude;
 #[cfg(feature = "bytes")]
 mod send;
 mod socket;
@@ -13,5 +15,7 @@ mod socket;
 pub(crate) use adopt::adopt;
 pub(crate) use context::{ContextSettings, create_context, release_context};
 pub(crate) use event_loop::{create_loop, set_iteration_hooks};
+#[cfg(feature = "proxy-protocol")]
+pub(crate) use prelude::set_proxy_protocol;
 #[cfg(feature = "bytes")]
 pub(crate) use send::send_bytes;

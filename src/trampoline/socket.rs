@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
 use std::ptr::{self, NonNull};
 
 use usockets_sys::us_socket_t;
@@ -109,13 +110,19 @@ unsafe extern "C" fn on_open<const SSL: bool, T: 'static, S: 'static>(
     };
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_open) = &mut callbacks.on_open {
-            let engine = scene.shell.engine().ok();
-            let peer = engine.and_then(|engine| engine.accepted_address());
-            let info = OpenInfo::new(origin, peer.and_then(|address| address.as_inet()));
+            let info = OpenInfo::new(origin, accepted_peer(scene.shell));
+            #[cfg(feature = "proxy-protocol")]
+            let info = info.with_proxy_header(super::prelude::header(scene.shell));
             on_open(context_state, socket, state, &info);
         }
     });
     raw
+}
+
+/// The real address of the peer of a connection that was accepted, in the callback that begins or ends
+/// it.
+fn accepted_peer(shell: &Shell) -> Option<SocketAddr> {
+    shell.engine().ok()?.accepted_address()?.as_inet()
 }
 
 /// Calls the factory for an accepted socket; false if it panicked.
@@ -164,9 +171,13 @@ unsafe extern "C" fn on_connect_error<const SSL: bool, T: 'static, S: 'static>(
 ) -> *mut us_socket_t {
     // SAFETY: C calls, and this function was registered for a context of these types.
     let scene = unsafe { Scene::<SSL, T, S>::new(raw) };
+    // An accepted socket that did not begin as it was to has no state yet.
+    if !scene.state.is_present() && !make_state(&scene) {
+        return raw;
+    }
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_connect_error) = &mut callbacks.on_connect_error {
-            let error = connect_error(scene.socket.close_reason());
+            let error = connect_error(scene.socket.close_reason(), accepted_peer(scene.shell));
             on_connect_error(context_state, socket, state, &error);
         }
     });
