@@ -17,7 +17,8 @@ fn the_header_goes_first() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let record = Record::<()>::new();
-    let listener = listen(&recorded(&event_loop, &record));
+    // Where a name leads.
+    let listener = recorded(&event_loop, &record).listen("127.0.0.1:0")?;
     let context = SocketContext::<false>::builder()
         .on_open(|(), socket, (), _| assert_eq!(socket.write(b"hello"), 5))
         .build(&event_loop, ())?;

@@ -458,7 +458,9 @@ struct usx_gather *usx_loop_gather(struct us_loop_t *loop) {
  * --------------------------------------------------------------------------------------------- */
 
 void us_internal_output_opened(struct us_socket_t *s) {
-    if (s->cold && s->cold->output) {
+    if (s->flags & S_HIGH) {
+        become_pending(s); /* on_drain is called when the poller says that there is room */
+    } else if (s->cold && s->cold->output) {
         us_internal_output_flush(s);
     }
 }
