@@ -1164,6 +1164,58 @@ unsafe extern "C" {
 }
 
 // ----------------------------------------------------------------------------------------
+// Draining
+// ----------------------------------------------------------------------------------------
+
+/// See "Draining" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct usx_drain_report {
+    /// By themselves, in whatever way.
+    pub finished: u64,
+    /// Ended because the deadline had passed.
+    pub forced: u64,
+    /// Nanoseconds.
+    pub elapsed: u64,
+}
+
+unsafe extern "C" {
+    /// See "Draining" in `usockets_ext.h`.
+    pub fn usx_context_drain(
+        context: *mut us_socket_context_t,
+        deadline: u64,
+        on_drained: Option<
+            unsafe extern "C" fn(
+                loop_: *mut us_loop_t,
+                report: *const usx_drain_report,
+                argument: *mut c_void,
+            ),
+        >,
+        argument: *mut c_void,
+    ) -> c_int;
+    /// See "Draining" in `usockets_ext.h`.
+    pub fn usx_loop_drain(
+        loop_: *mut us_loop_t,
+        deadline: u64,
+        on_drained: Option<
+            unsafe extern "C" fn(
+                loop_: *mut us_loop_t,
+                report: *const usx_drain_report,
+                argument: *mut c_void,
+            ),
+        >,
+        argument: *mut c_void,
+    ) -> c_int;
+    /// See "Draining" in `usockets_ext.h`.
+    pub fn usx_context_on_drain_requested(
+        context: *mut us_socket_context_t,
+        on_drain_requested: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Draining" in `usockets_ext.h`.
+    pub fn usx_context_is_draining(context: *mut us_socket_context_t) -> c_int;
+}
+
+// ----------------------------------------------------------------------------------------
 // Polls with a handler
 // ----------------------------------------------------------------------------------------
 

@@ -465,7 +465,7 @@ void usx_socket_flush(struct us_socket_t *s);
 #define USX_DEADLINE_FIRST_BYTE 3  /* from on_open of an accepted socket until the peer has sent something */
 #define USX_DEADLINE_IDLE 4        /* since bytes moved in either direction; calls on_timeout if there is one */
 #define USX_DEADLINE_WRITE_STALL 5 /* output waits, and none of it has moved */
-#define USX_DEADLINE_DRAIN 6       /* lingering after close; none: a closed socket does not linger */
+#define USX_DEADLINE_DRAIN 6       /* lingering after close; none: a closed socket does not linger. Or "Draining" */
 
 /* Nanoseconds, at most USX_DEADLINE_MAX; 0: none. */
 struct usx_deadlines {
@@ -484,6 +484,50 @@ int usx_context_set_deadlines(struct us_socket_context_t *context, const struct 
 /* Sets one for one socket, from now on; 0 ns: none. One that is over or does not apply yet is left alone. 0,
  * -EINVAL, -ENOMEM. */
 int usx_socket_set_policy_deadline(struct us_socket_t *s, int kind, uint64_t nanoseconds);
+
+/* ------------------------------------------------------------------------------------------------
+ * Draining
+ *
+ * A context that drains does not listen any more, lets the sockets that it has come to their end, and ends by force
+ * those that are left at the deadline. Meanwhile nobody listens in it (ECANCELED). It may still connect, because
+ * what goes on may need it, take over accepted descriptors and adopt, until the deadline; from then on it takes no
+ * new socket (ECANCELED), and ends what is adopted. When the last socket has gone, what lingers included, that is
+ * reported, and the context is as any other.
+ * --------------------------------------------------------------------------------------------- */
+
+/* The sockets that have gone since the drain began. One that another context has adopted is not counted. */
+struct usx_drain_report {
+    uint64_t finished; /* by themselves, in whatever way */
+    uint64_t forced;   /* ended because the deadline had passed: USX_REASON_DEADLINE with USX_DEADLINE_DRAIN in
+                          on_close, ETIMEDOUT in on_connect_error, or the rest of what lingered cut off */
+    uint64_t elapsed;  /* ns */
+};
+
+/* Drains a deferring context for at most `deadline` nanoseconds, at most USX_DEADLINE_MAX; with 0 what is there is
+ * forced in the next turn. Listeners are closed at once; on_drain_requested and `on_drained` are called from the
+ * loop, never by this call. `on_drained` is called once: with a report, or with NULL if the loop is torn down
+ * before (us_loop_free() alone does not call it). It holds the context until then. A context that drains already
+ * goes on, until the earlier of both deadlines, and every `on_drained` is called, in the order of the calls. 0,
+ * -EINVAL (too long, or not a deferring context), -ESHUTDOWN (the loop is torn down), -ENOMEM. */
+int usx_context_drain(struct us_socket_context_t *context, uint64_t deadline,
+                      void (*on_drained)(struct us_loop_t *loop, const struct usx_drain_report *report,
+                                         void *argument),
+                      void *argument);
+
+/* The same for all deferring contexts of a loop, those that are made meanwhile included. One report for all, when
+ * no socket of any of them is left. */
+int usx_loop_drain(struct us_loop_t *loop, uint64_t deadline,
+                   void (*on_drained)(struct us_loop_t *loop, const struct usx_drain_report *report,
+                                      void *argument),
+                   void *argument);
+
+/* Called once for every open socket of a context that begins to drain; for one that opens later after its on_open,
+ * for one that is adopted after that. A context without it leaves its sockets alone until the deadline. */
+void usx_context_on_drain_requested(struct us_socket_context_t *context,
+                                    struct us_socket_t *(*on_drain_requested)(struct us_socket_t *s));
+
+/* Non-zero from usx_context_drain() or usx_loop_drain() until the report. */
+int usx_context_is_draining(struct us_socket_context_t *context);
 
 /* ------------------------------------------------------------------------------------------------
  * Polls with a handler

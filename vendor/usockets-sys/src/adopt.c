@@ -42,6 +42,7 @@ struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_soc
         us_internal_timeouts_disarm(s); /* a closing socket has a reason there */
     }
     us_internal_context_unlink_socket(source, s);
+    s->flags &= ~(S_DRAIN_DUE | S_DRAIN_TOLD);
     if (moved != s) {
         memcpy(moved, s, capacity);
         moved->p.size_class = size_class;
@@ -49,6 +50,8 @@ struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_soc
         retire_block(loop, s);
     }
     us_internal_context_link_socket(target, moved);
+    us_internal_drain_count(target);
+    us_internal_drain_uncount(source);
     us_internal_context_unreference(source);
     return moved;
 }
@@ -174,7 +177,9 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
     } else if (moved) {
         take_deadlines(moved);
         go_on(loop, moved);
+        uint32_t slot = moved->p.slot;
         functions.after(moved, argument);
+        us_internal_drain_opened(us_internal_slot_socket(loop, slot));
     } else {
         functions.dropped(s, argument);
         us_internal_socket_close_now(s, USX_REASON_ERROR, loop->last_error);

@@ -100,6 +100,14 @@ void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind) {
     }
 }
 
+void us_internal_socket_force_later(struct us_socket_t *s) {
+    if (!us_internal_socket_gone(s)) {
+        us_internal_output_settle(s);
+        begin(s, USX_REASON_DEADLINE, USX_DEADLINE_DRAIN);
+        us_internal_effect_push(s->context->loop, s);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------
  * Closing by the program
  * --------------------------------------------------------------------------------------------- */
@@ -182,6 +190,7 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
     s->flags = (s->flags & ~(S_OPENING | S_SILENT)) | S_OPENED;
     us_internal_deadlines_begin(s, 1);
     us_internal_output_opened(s);
+    us_internal_drain_opened(s);
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
     int ip_length = 0;
@@ -201,6 +210,8 @@ void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s) {
         finish(s, (struct close_words){0, NULL});
     } else if ((s->flags & (S_OPENING | S_CLOSED)) == S_OPENING) {
         open_now(loop, s);
+    } else if ((s->flags & (S_DRAIN_DUE | S_CLOSED)) == S_DRAIN_DUE) {
+        us_internal_drain_tell(s);
     }
 }
 
@@ -210,6 +221,7 @@ void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s) {
 
 static void release_socket(struct us_loop_t *loop, struct us_socket_t *s) {
     struct us_socket_context_t *context = s->context;
+    us_internal_drain_released(loop, s);
     us_internal_socket_cold_free(s);
     us_internal_slot_release(loop, s->p.slot);
     us_internal_block_free(loop, s, s->p.size_class);

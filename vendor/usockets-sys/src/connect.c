@@ -166,6 +166,7 @@ static void succeeded(struct us_socket_t *s) {
     us_internal_socket_interest(s, s->flags & S_PAUSED ? 0 : LIBUS_SOCKET_READABLE);
     us_internal_deadlines_begin(s, 0);
     us_internal_output_opened(s);
+    us_internal_drain_opened(s);
     if (s->context->on.on_open) {
         s->context->on.on_open(s, 1, NULL, 0);
     }

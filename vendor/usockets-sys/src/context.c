@@ -34,6 +34,7 @@ static struct us_socket_context_t *create(struct us_loop_t *loop, size_t ext_siz
     context->sockets = NO_SLOT;
     context->listeners = NO_SLOT;
     context->walk_next = NO_SLOT;
+    context->drain_next = NO_SLOT;
     context->references = 1;
     context->created_at_sweep = loop->sweeps;
     context->next = loop->contexts;
@@ -42,6 +43,7 @@ static struct us_socket_context_t *create(struct us_loop_t *loop, size_t ext_siz
     }
     loop->contexts = context;
     loop->statistics.live_contexts++;
+    us_internal_drain_join(context);
     return context;
 }
 
@@ -54,6 +56,7 @@ struct us_socket_context_t *us_internal_context_create_hidden(struct us_loop_t *
         context->sockets = NO_SLOT;
         context->listeners = NO_SLOT;
         context->walk_next = NO_SLOT;
+        context->drain_next = NO_SLOT;
         context->references = 1;
     }
     return context;
@@ -143,6 +146,9 @@ void us_internal_context_unlink_socket(struct us_socket_context_t *context, stru
     if (context->walk_next == s->p.slot) {
         context->walk_next = s->next;
     }
+    if (context->drain_next == s->p.slot) {
+        context->drain_next = s->next;
+    }
     if (s->prev != NO_SLOT) {
         us_internal_slot_socket(loop, s->prev)->next = s->next;
     } else {
@@ -153,7 +159,7 @@ void us_internal_context_unlink_socket(struct us_socket_context_t *context, stru
     }
 }
 
-static void close_listeners(struct us_socket_context_t *context) {
+void us_internal_context_close_listeners(struct us_socket_context_t *context) {
     while (context->listeners != NO_SLOT) {
         us_listen_socket_close(0, us_internal_slot_object(context->loop, context->listeners));
     }
@@ -183,14 +189,14 @@ static void visit_discard(struct us_socket_t *s, int reason_kind) {
 
 void us_internal_context_close_all(struct us_socket_context_t *context, int reason_kind) {
     context->references++;
-    close_listeners(context);
+    us_internal_context_close_listeners(context);
     for_each_socket(context, context->deferring ? us_internal_socket_close_later : visit_close_now,
                     reason_kind);
     us_internal_context_unreference(context);
 }
 
 void us_internal_context_discard_all(struct us_socket_context_t *context) {
-    close_listeners(context);
+    us_internal_context_close_listeners(context);
     for_each_socket(context, visit_discard, USX_REASON_CONTEXT_CLOSED);
 }
 

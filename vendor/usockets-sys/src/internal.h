@@ -4,6 +4,7 @@
  *   loop.c       iteration, liveness, creation, teardown
  *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
  *   context.c socket.c listen.c connect.c adopt.c close.c poll.c    the objects of the C API
+ *   drain.c      ending contexts in order
  *   timer.c wheel.c resolve.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c                    identities, memory, address helpers
  *   backend/                                the contract of backend.h
@@ -34,6 +35,7 @@
 #define BUDGET_DEADLINES 4096     /* socket timeouts per turn (not the coarse sweep) */
 #define BUDGET_CASCADE 1024       /* wheel entries moved down a level ahead of need, per turn */
 #define BUDGET_SENDS 16           /* sends per socket and flush */
+#define BUDGET_DRAIN 4096         /* sockets of draining contexts looked at, and reports given, per turn */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
  * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */
@@ -142,6 +144,9 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_SHUT_WANTED 0x200000u  /* our write side is to be shut down when the output is sent */
 #define S_CLOSE_WANTED 0x400000u /* the socket is to be closed when the output is sent */
 #define S_HIGH 0x800000u       /* more than the high-water mark is queued: on_drain will come */
+#define S_DRAIN_DUE 0x10000000u    /* on_drain_requested is a pending effect */
+#define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
+#define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
 
 /* One piece of the output of a socket (output.c). */
 struct output_item {
@@ -195,6 +200,7 @@ struct us_socket_t {
             uint32_t reason_kind; /* once S_CLOSING or S_CLOSED */
             int32_t reason_error;
         };
+        uint64_t linger_origin; /* in loop->lingering: identity of the context that it was in */
     };
     uint32_t wheel_prev, wheel_next; /* wheel.c */
 };
@@ -229,14 +235,41 @@ struct context_callbacks {
     struct us_socket_t *(*on_connect_error)(struct us_socket_t *, int);
     struct us_socket_t *(*on_end)(struct us_socket_t *);
     struct us_socket_t *(*on_drain)(struct us_socket_t *);
+    struct us_socket_t *(*on_drain_requested)(struct us_socket_t *);
     void (*on_server_name)(struct us_socket_context_t *, const char *);
     void (*on_release)(struct us_socket_context_t *);
+};
+
+/* How far a context is with draining (drain.c). In the order in which that goes on. */
+enum drain_step {
+    DRAIN_NONE,
+    DRAIN_TELLING, /* on_drain_requested is being made an effect of every socket */
+    DRAIN_WAITING, /* for the sockets to end */
+    DRAIN_FORCING, /* the deadline has passed: every socket is being closed */
+    DRAIN_FORCED,
+};
+
+/* Somebody who is to be told when a drain is over. */
+struct drain_waiter {
+    struct drain_waiter *next;
+    struct us_socket_context_t *context; /* counted reference; NULL: waits for the loop */
+    void (*on_drained)(struct us_loop_t *, const struct usx_drain_report *, void *);
+    void *argument;
+    struct usx_drain_report report; /* filled in when it is over */
+};
+
+/* A drain, of a context or of the whole loop. */
+struct drain {
+    struct drain_waiter *waiters; /* in order */
+    uint64_t began, ends;         /* ns */
+    uint64_t finished, forced;    /* sockets that have gone since */
 };
 
 struct us_socket_context_t {
     struct us_poll_t p; /* fd -1; slot and kind make it findable */
     uint8_t deferring;
     uint8_t freed;      /* given up for good; memory waits for the last socket, nothing new is made in it */
+    uint8_t drain_step; /* enum drain_step */
     struct usx_deadlines deadlines;
     struct usx_output_options output;
     struct us_loop_t *loop;
@@ -245,6 +278,9 @@ struct us_socket_context_t {
     uint32_t listeners;
     uint32_t walk_next; /* cursor of a running us_socket_context_close(): moved on when it leaves the list */
     uint32_t references; /* handles + sockets + listeners; sockets and listeners count until release */
+    uint32_t population; /* sockets until release, those that linger elsewhere included */
+    uint32_t drain_next; /* cursor of drain_step: moved on when it leaves the list */
+    struct drain drain;  /* unless DRAIN_NONE */
     uint64_t created_at_sweep;
     struct context_callbacks on;
     /* ext follows, aligned */
@@ -338,6 +374,12 @@ struct us_loop_t {
     size_t queued;            /* bytes of output that wait in sockets */
     size_t queue_limit;
     struct us_socket_context_t *lingering; /* where closed sockets wait; NULL before the first */
+    uint32_t population; /* that of all deferring contexts */
+    uint8_t draining;    /* the loop drains as a whole: `drain` */
+    uint8_t drain_work;  /* drain.c has something to do in this turn, or the next */
+    uint64_t drain_at;   /* ns, when a drain has to be forced next; 0: never */
+    struct drain drain;
+    struct drain_waiter *drained; /* to be told, in order */
     struct slot_table slots;
     struct slot_queue ready;
     struct slot_queue effects;
@@ -620,6 +662,30 @@ void us_internal_linger_cut(struct us_socket_t *s);
 void us_internal_linger_free(struct us_loop_t *loop);
 
 /* ------------------------------------------------------------------------------------------------
+ * drain.c
+ * --------------------------------------------------------------------------------------------- */
+
+/* True once a context that drains takes no new socket. */
+static inline int us_internal_drain_forces(const struct us_socket_context_t *context) {
+    return context->drain_step >= DRAIN_FORCING;
+}
+/* A context was made: in a loop that drains it does too. */
+void us_internal_drain_join(struct us_socket_context_t *context);
+/* A socket has opened in its context, or was adopted by it. */
+void us_internal_drain_opened(struct us_socket_t *s);
+/* The pending effect S_DRAIN_DUE. */
+void us_internal_drain_tell(struct us_socket_t *s);
+/* A socket belongs to a context from now on; no more, because it moved or was never shown to anyone; no more,
+ * because it is released. */
+void us_internal_drain_count(struct us_socket_context_t *context);
+void us_internal_drain_uncount(struct us_socket_context_t *context);
+void us_internal_drain_released(struct us_loop_t *loop, const struct us_socket_t *s);
+/* The stage of an iteration in which drains go on and are reported. */
+void us_internal_drains_run(struct us_loop_t *loop);
+/* Tells everybody who waits that there will be no report; `silent` does not even do that. */
+void us_internal_drains_drop(struct us_loop_t *loop, int silent);
+
+/* ------------------------------------------------------------------------------------------------
  * socket.c, close.c, adopt.c, context.c, listen.c, connect.c, timeout.c
  * --------------------------------------------------------------------------------------------- */
 
@@ -638,6 +704,8 @@ int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
 void us_internal_socket_fail_later(struct us_socket_t *s, int error);
 /* Closes by the program, as a pending effect. */
 void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind);
+/* The same because its context has drained for long enough. */
+void us_internal_socket_force_later(struct us_socket_t *s);
 /* Closes for a reason of the engine, with callbacks as the state demands, at once: the engine is at a point of its
  * own. */
 void us_internal_socket_close_now(struct us_socket_t *s, int reason_kind, int error);
@@ -658,6 +726,7 @@ struct us_socket_context_t *us_internal_context_create_hidden(struct us_loop_t *
 void us_internal_context_unreference(struct us_socket_context_t *context);
 /* The same whatever is left of references; no socket or listener may be left. */
 void us_internal_context_free_now(struct us_socket_context_t *context);
+void us_internal_context_close_listeners(struct us_socket_context_t *context);
 /* Closes listeners and sockets, with callbacks; as pending effects in a deferring context. */
 void us_internal_context_close_all(struct us_socket_context_t *context, int reason_kind);
 /* Closes listeners and sockets without any callback. */

@@ -69,6 +69,10 @@ int us_internal_linger_begin(struct us_socket_t *s) {
         return 0;
     }
     int has_output = us_internal_has_output(loop, s);
+    if (us_internal_drain_forces(s->context)) {
+        s->flags |= has_output ? S_DRAIN_FORCED : 0;
+        return 0;
+    }
     /* In the common case the peer has ended, or sent nothing that was not read. */
     int unread = !has_output && !(s->flags & S_END_SEEN) && discard_input(loop, s) == DISCARDED_SOME;
     if ((!has_output && !unread) || make_context(loop) < 0 ||
@@ -86,10 +90,16 @@ int us_internal_linger_begin(struct us_socket_t *s) {
 
 int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s) {
     struct us_socket_context_t *context = s->context;
+    if (us_internal_drain_forces(context)) {
+        s->flags |= S_DRAIN_FORCED;
+        us_internal_linger_cut(s);
+        return 0;
+    }
     if (us_internal_slot_renew(loop, s->p.slot) < 0) {
         us_internal_linger_cut(s);
         return 0;
     }
+    s->linger_origin = usx_context_id(context);
     us_internal_context_link_socket(loop->lingering, s);
     us_internal_context_unreference(context);
     return 1;

@@ -214,14 +214,23 @@ static int remember_own_file(struct us_listen_socket_t *ls, const char *path) {
     return 0;
 }
 
+/* 0, or why nobody can listen in this context now. */
+static int may_listen(const struct us_socket_context_t *context) {
+    if (context->loop->tearing_down || context->freed) {
+        return -ESHUTDOWN;
+    }
+    return context->drain_step == DRAIN_NONE ? 0 : -ECANCELED;
+}
+
 static struct us_listen_socket_t *listen_on(struct us_socket_context_t *context,
                                             const struct sockaddr *address, socklen_t length,
                                             const struct listen_plan *plan, unsigned int ext_size) {
     struct us_loop_t *loop = context->loop;
     /* A copy, because the path of a caller's Unix address need not end with a zero. */
     struct sockaddr_storage copy = {0};
-    if (loop->tearing_down || context->freed || length >= sizeof(copy)) {
-        us_internal_fail(loop, length >= sizeof(copy) ? EINVAL : ESHUTDOWN);
+    int result = length >= sizeof(copy) ? -EINVAL : may_listen(context);
+    if (result < 0) {
+        us_internal_fail(loop, result);
         return NULL;
     }
     memcpy(&copy, address, length);
@@ -240,7 +249,7 @@ static struct us_listen_socket_t *listen_on(struct us_socket_context_t *context,
         }
         return NULL;
     }
-    int result = path ? remember_own_file(ls, path) : 0;
+    result = path ? remember_own_file(ls, path) : 0;
     if (result < 0) {
         us_listen_socket_close(0, ls);
         sys_unlink(path);
@@ -275,9 +284,10 @@ struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_contex
     struct us_loop_t *loop = context->loop;
     int accepting = 0;
     socklen_t length = sizeof(accepting);
-    int result = loop->tearing_down || context->freed
-                     ? -ESHUTDOWN
-                     : sys_getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &length);
+    int result = may_listen(context);
+    if (result >= 0) {
+        result = sys_getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &length);
+    }
     if (result >= 0) {
         result = accepting ? us_internal_net_prepare(fd) : -EINVAL;
     }
@@ -421,6 +431,7 @@ static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, 
     }
     s->flags |= S_OPENED;
     us_internal_deadlines_begin(s, 1);
+    us_internal_drain_opened(s);
     if (s->context->on.on_open) {
         s->context->on.on_open(s, 0, ip, ip_length);
     }

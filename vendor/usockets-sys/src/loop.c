@@ -238,7 +238,7 @@ int usx_loop_is_running(struct us_loop_t *loop) {
 /* Work of the engine itself that waits for the next stage or turn. */
 static int has_queued_work(const struct us_loop_t *loop) {
     return loop->ready_count || loop->effect_count || loop->closed != NO_SLOT ||
-           loop->closed_listeners != NO_SLOT || loop->retired;
+           loop->closed_listeners != NO_SLOT || loop->retired || loop->drain_work;
 }
 
 int usx_loop_is_alive(struct us_loop_t *loop) {
@@ -312,7 +312,13 @@ static void run_effect(struct us_loop_t *loop) {
     uint32_t slot = s->p.slot;
     us_internal_socket_effect(loop, s);
     s = us_internal_slot_socket(loop, slot);
-    if (s->p.ready && !us_internal_socket_gone(s)) {
+    if (us_internal_socket_gone(s)) {
+        return;
+    }
+    if (s->flags & S_DRAIN_DUE) {
+        us_internal_effect_push(loop, s);
+    }
+    if (s->p.ready) {
         us_internal_ready_push(loop, s, s->p.ready);
     }
 }
@@ -331,6 +337,9 @@ static uint64_t next_deadline(struct us_loop_t *loop) {
     deadline = earlier(deadline, us_internal_timeouts_next(loop));
     if (loop->accept_retry_at) {
         deadline = earlier(deadline, loop->accept_retry_at);
+    }
+    if (loop->drain_at) {
+        deadline = earlier(deadline, loop->drain_at);
     }
     return deadline;
 }
@@ -447,6 +456,7 @@ static void iterate(struct us_loop_t *loop, int64_t limit) {
     flush_point(loop);
     run_timers(loop);
     run_effects(loop);
+    us_internal_drains_run(loop);
     flush_point(loop);
     if (loop->post_cb && !loop->halt) {
         loop->post_cb(loop);
@@ -594,6 +604,7 @@ int usx_loop_teardown(struct us_loop_t *loop) {
     empty_queues(loop);
     us_internal_release(loop);
     us_internal_linger_free(loop);
+    us_internal_drains_drop(loop, 0);
     us_internal_timers_close_all(loop, 0);
     us_internal_user_polls_close_all(loop, 0);
     while (loop->contexts) {
@@ -616,6 +627,7 @@ void us_loop_free(struct us_loop_t *loop) {
     empty_queues(loop);
     us_internal_release(loop);
     us_internal_linger_free(loop);
+    us_internal_drains_drop(loop, 1);
     while (loop->contexts) {
         us_internal_context_free_now(loop->contexts);
     }

@@ -13,8 +13,8 @@
 struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *context, int fd,
                                               unsigned int ext_size) {
     struct us_loop_t *loop = context->loop;
-    if (loop->tearing_down || context->freed) {
-        us_internal_fail(loop, ESHUTDOWN);
+    if (loop->tearing_down || context->freed || us_internal_drain_forces(context)) {
+        us_internal_fail(loop, us_internal_drain_forces(context) ? ECANCELED : ESHUTDOWN);
         return NULL;
     }
     uint8_t size_class;
@@ -37,6 +37,7 @@ struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *contex
     s->wheel_prev = NO_SLOT;
     s->wheel_next = NO_SLOT;
     us_internal_context_link_socket(context, s);
+    us_internal_drain_count(context);
     loop->live++;
     loop->statistics.live_sockets++;
     return s;
@@ -46,6 +47,7 @@ void us_internal_socket_destroy(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
     us_internal_timeouts_disarm(s);
     us_internal_context_unlink_socket(s->context, s);
+    us_internal_drain_uncount(s->context);
     us_internal_context_unreference(s->context);
     us_internal_socket_cold_free(s);
     us_internal_slot_release(loop, s->p.slot);
