@@ -107,6 +107,11 @@ pub enum UsError {
     #[error("the socket is closed or not connected")]
     Closed,
 
+    /// The context [drains](crate::SocketContext::drain): it does not listen, and when its time is
+    /// over it takes no new socket either.
+    #[error("the context is draining")]
+    Draining,
+
     /// The handle is of something that is no more: a socket or listener that was closed in an
     /// earlier iteration, or a socket that [`adopt`](crate::Socket::adopt) has moved to another
     /// context.
@@ -170,7 +175,7 @@ impl UsError {
             Self::InvalidAddress { .. }
             | Self::InvalidOption { .. }
             | Self::UnixPathTooLong { .. } => ErrorKind::InvalidInput,
-            Self::LoopClosed | Self::PoolClosed | Self::Closed | Self::Stale => {
+            Self::LoopClosed | Self::PoolClosed | Self::Closed | Self::Draining | Self::Stale => {
                 ErrorKind::NotConnected
             }
             Self::QueueFull => ErrorKind::WouldBlock,
@@ -203,6 +208,7 @@ impl UsError {
         match ffi::resolver_code(error) {
             Some(code) => Self::resolve(code),
             None if error == libc::ESHUTDOWN => Self::LoopClosed,
+            None if error == libc::ECANCELED => Self::Draining,
             None => Self::os(operation, error),
         }
     }

@@ -90,6 +90,7 @@ mod shell;
 mod trampoline;
 
 mod context;
+mod drain;
 mod event_loop;
 mod listen;
 mod output;
@@ -101,6 +102,7 @@ mod timer;
 pub use address::{ConnectTarget, Target};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};
 pub use deadline::{DeadlineKind, Deadlines};
+pub use drain::DrainReport;
 pub use error::UsError;
 pub use event_loop::{
     Backend, DeferError, KeepAlive, Loop, LoopBuilder, LoopHandle, LoopRef, Metrics, SignalWatch,

@@ -126,6 +126,22 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         self
     }
 
+    /// The context is [draining](SocketContext::drain): the socket should come to its end, now or
+    /// when its peer has got what is still owed to it, and before the deadline. Once for each socket
+    /// that is open; for one that opens meanwhile right after its `on_open`, for one that was adopted
+    /// after its `on_adopt`. Beneath: `usx_context_on_drain_requested`.
+    ///
+    /// Unset: sockets are left alone until the deadline, because only the program knows whether
+    /// they are in the middle of something. Where they never are,
+    /// `|_, socket, _| socket.close_after_flush()` is all that is needed.
+    pub fn on_drain_requested(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static,
+    ) -> Self {
+        self.callbacks.on_drain_requested = Some(Box::new(f));
+        self
+    }
+
     /// The peer has finished sending, and everything was delivered; once at most, and not after our
     /// own [`shutdown`](Socket::shutdown), when the socket closes instead. The socket stays half
     /// open, and may send, until it is shut down or closed. Unset: the socket is closed. Beneath:

@@ -27,7 +27,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// # Errors
     ///
     /// [`UsError::Io`] if the attempt cannot even begin,
-    /// [`InvalidAddress`](UsError::InvalidAddress), [`LoopClosed`](UsError::LoopClosed).
+    /// [`InvalidAddress`](UsError::InvalidAddress), [`Draining`](UsError::Draining),
+    /// [`LoopClosed`](UsError::LoopClosed).
     ///
     /// # Panics
     ///

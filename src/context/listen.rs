@@ -23,7 +23,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// # Errors
     ///
     /// [`UsError::Io`] if no address can be listened on, with the last one's error;
-    /// [`InvalidAddress`](UsError::InvalidAddress), [`LoopClosed`](UsError::LoopClosed).
+    /// [`InvalidAddress`](UsError::InvalidAddress), [`Draining`](UsError::Draining),
+    /// [`LoopClosed`](UsError::LoopClosed).
     pub fn listen(&self, address: impl ToSocketAddrs) -> Result<ListenSocket, UsError> {
         self.listen_with(address, &ListenOptions::default())
     }
@@ -60,7 +61,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// # Errors
     ///
     /// [`UsError::Io`], [`UnixPathTooLong`](UsError::UnixPathTooLong),
-    /// [`InvalidAddress`](UsError::InvalidAddress), [`LoopClosed`](UsError::LoopClosed).
+    /// [`InvalidAddress`](UsError::InvalidAddress), [`Draining`](UsError::Draining),
+    /// [`LoopClosed`](UsError::LoopClosed).
     pub fn listen_unix(&self, path: impl AsRef<Path>) -> Result<ListenSocket, UsError> {
         self.listen_on(&address::unix(path.as_ref())?, ListenSettings::default())
     }
@@ -71,8 +73,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     ///
     /// # Errors
     ///
-    /// [`UsError::Io`] if it is no such socket, [`LoopClosed`](UsError::LoopClosed). The descriptor
-    /// is closed then.
+    /// [`UsError::Io`] if it is no such socket, [`Draining`](UsError::Draining),
+    /// [`LoopClosed`](UsError::LoopClosed). The descriptor is closed then.
     pub fn listen_fd(&self, fd: impl Into<OwnedFd>) -> Result<ListenSocket, UsError> {
         let fd = fd.into();
         let listener = self
@@ -103,7 +105,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// # Errors
     ///
     /// [`UsError::Io`] if it is no stream socket or without memory,
-    /// [`LoopClosed`](UsError::LoopClosed). The descriptor is closed then.
+    /// [`Draining`](UsError::Draining), [`LoopClosed`](UsError::LoopClosed). The descriptor is closed then.
     ///
     /// # Panics
     ///

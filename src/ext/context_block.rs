@@ -60,6 +60,7 @@ pub(crate) struct Callbacks<const SSL: bool, T: 'static, S: 'static> {
     pub(crate) on_connect_error: Option<OnConnectError<SSL, T, S>>,
     pub(crate) on_adopt: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_drain: Option<OnEvent<SSL, T, S>>,
+    pub(crate) on_drain_requested: Option<OnEvent<SSL, T, S>>,
     pub(crate) accept_filter: Option<AcceptFilter<T>>,
 }
 
@@ -84,6 +85,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Default for Callbacks<SSL, T, S> {
             on_connect_error: None,
             on_adopt: None,
             on_drain: None,
+            on_drain_requested: None,
             accept_filter: None,
         }
     }
@@ -99,6 +101,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Callbacks<SSL, T, S> {
             on_timeout: self.on_timeout.is_some(),
             on_long_timeout: self.on_long_timeout.is_some(),
             on_drain: self.on_drain.is_some(),
+            on_drain_requested: self.on_drain_requested.is_some(),
             accept_filter: self.accept_filter.is_some(),
         }
     }
@@ -112,6 +115,7 @@ pub(crate) struct Wanted {
     pub(crate) on_timeout: bool,
     pub(crate) on_long_timeout: bool,
     pub(crate) on_drain: bool,
+    pub(crate) on_drain_requested: bool,
     pub(crate) accept_filter: bool,
 }
 

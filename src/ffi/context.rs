@@ -7,7 +7,7 @@ use std::ptr::{self, NonNull};
 
 use usockets_sys as sys;
 
-use super::{Address, RawLoop, RawSocket};
+use super::{Address, RawLoop, RawSocket, check};
 
 super::live! {
     /// A deferring context.
@@ -52,6 +52,8 @@ pub(crate) mod function {
     pub(crate) type PreOpen =
         unsafe extern "C" fn(*mut sys::us_socket_context_t, c_int, *mut c_char, c_int) -> c_int;
     pub(crate) type Release = unsafe extern "C" fn(*mut sys::us_socket_context_t);
+    pub(crate) type Drained =
+        unsafe extern "C" fn(*mut sys::us_loop_t, *const sys::usx_drain_report, *mut c_void);
 }
 
 /// Defines a setter of one callback.
@@ -120,6 +122,34 @@ impl<'a> RawContext<'a> {
     pub(crate) fn on_drain(self, function: function::Plain) {
         // SAFETY: the context is alive (see `live`).
         unsafe { sys::usx_context_on_drain(self.as_ptr(), Some(function)) };
+    }
+
+    pub(crate) fn on_drain_requested(self, function: function::Plain) {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_on_drain_requested(self.as_ptr(), Some(function)) };
+    }
+
+    /// Drains it for some nanoseconds at most. On success `function` is called with `argument`,
+    /// once and later.
+    ///
+    /// # Safety
+    ///
+    /// The function may be called with the argument.
+    pub(crate) unsafe fn drain(
+        self,
+        nanoseconds: u64,
+        function: function::Drained,
+        argument: *mut c_void,
+    ) -> io::Result<()> {
+        // SAFETY: the context is alive (see `live`); the caller vouches for the rest.
+        check(unsafe {
+            sys::usx_context_drain(self.as_ptr(), nanoseconds, Some(function), argument)
+        })
+    }
+
+    pub(crate) fn is_draining(self) -> bool {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_is_draining(self.as_ptr()) != 0 }
     }
 
     /// Closes all its listeners and sockets as pending effects.

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 
 use usockets_sys as sys;
 
+use super::context::function;
 use super::{Address, RawContext, RawListener, RawPoll, RawSocket, RawTimer, Waker, check};
 
 super::live! {
@@ -210,6 +211,22 @@ impl<'a> RawLoop<'a> {
     pub(crate) fn set_queue_limit(self, bytes: usize) {
         // SAFETY: the loop is alive (see `live`).
         unsafe { sys::usx_loop_set_queue_limit(self.as_ptr(), bytes) };
+    }
+
+    /// Drains all its contexts for some nanoseconds at most. On success `function` is called with
+    /// `argument`, once and later.
+    ///
+    /// # Safety
+    ///
+    /// The function may be called with the argument.
+    pub(crate) unsafe fn drain(
+        self,
+        nanoseconds: u64,
+        function: function::Drained,
+        argument: *mut c_void,
+    ) -> io::Result<()> {
+        // SAFETY: the loop is alive (see `live`); the caller vouches for the rest.
+        check(unsafe { sys::usx_loop_drain(self.as_ptr(), nanoseconds, Some(function), argument) })
     }
 
     #[inline]

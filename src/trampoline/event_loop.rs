@@ -40,7 +40,7 @@ pub(crate) fn set_iteration_hooks(engine: RawLoop<'_>) {
 /// # Safety
 ///
 /// A living loop of this crate, which stays so for `'a`.
-unsafe fn living<'a>(raw: *mut us_loop_t) -> RawLoop<'a> {
+pub(super) unsafe fn living<'a>(raw: *mut us_loop_t) -> RawLoop<'a> {
     // SAFETY: C calls with a loop.
     let raw = unsafe { NonNull::new_unchecked(raw) };
     // SAFETY: the caller vouches for it.

@@ -5,6 +5,7 @@
 
 mod adopt;
 mod context;
+mod drain;
 mod event_loop;
 #[cfg(feature = "proxy-protocol")]
 mod prelude;
@@ -14,6 +15,7 @@ mod socket;
 
 pub(crate) use adopt::adopt;
 pub(crate) use context::{ContextSettings, create_context, release_context};
+pub(crate) use drain::{Drained, drain_context, drain_loop};
 pub(crate) use event_loop::{create_loop, set_iteration_hooks};
 #[cfg(feature = "proxy-protocol")]
 pub(crate) use prelude::set_proxy_protocol;

@@ -40,6 +40,9 @@ pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
     if wanted.on_drain {
         context.on_drain(on_drain::<SSL, T, S>);
     }
+    if wanted.on_drain_requested {
+        context.on_drain_requested(on_drain_requested::<SSL, T, S>);
+    }
 }
 
 /// A socket for which C calls, with all that belongs to it.
@@ -207,3 +210,4 @@ event!(on_end);
 event!(on_timeout);
 event!(on_long_timeout);
 event!(on_drain);
+event!(on_drain_requested);
