@@ -26,6 +26,9 @@ list! {
         CloseContext,
         CloseAllContexts,
         BuildContext,
+        DrainContext,
+        DrainContextAtOnce,
+        DrainLoop,
         DropListener,
         DetachListener,
         Listen,
@@ -89,6 +92,7 @@ pub(crate) fn perform(world: &Rc<World>, deed: Deed, here: &mut Here<'_>) {
         | Deed::CloseContext
         | Deed::CloseAllContexts
         | Deed::BuildContext => with_contexts(world, deed),
+        Deed::DrainContext | Deed::DrainContextAtOnce | Deed::DrainLoop => drain(world, deed),
         Deed::DropListener | Deed::DetachListener | Deed::Listen => with_listeners(world, deed),
         Deed::Connect
         | Deed::ConnectRefused
@@ -179,12 +183,32 @@ fn with_contexts(world: &Rc<World>, deed: Deed) {
     }
 }
 
+/// Drains what is left, twice.
+fn drain(world: &Rc<World>, deed: Deed) {
+    let main = world.main.get();
+    for _ in 0..2 {
+        let probe = Probe::silent();
+        let drained = move |_| probe.hold();
+        let begun = match (deed, &main) {
+            (Deed::DrainLoop, _) => world.loop_ref.drain(Duration::from_millis(10), drained),
+            (Deed::DrainContext, Some(main)) => main.drain(Duration::from_millis(10), drained),
+            (_, Some(main)) => main.drain(Duration::ZERO, drained),
+            _ => return,
+        };
+        world.expect(begun.is_err() == world.loop_ref.is_closed(), "it drains");
+    }
+    if let Some(main) = main {
+        world.expect(main.is_draining() || world.loop_ref.is_closed(), "it is draining");
+    }
+}
+
 fn with_listeners(world: &World, deed: Deed) {
     match deed {
         Deed::Listen => {
             let Some(main) = world.main.get() else { return };
             let listener = main.listen(own_address());
-            world.expect(listener.is_err() == world.loop_ref.is_closed(), "one can listen");
+            let refuses = world.loop_ref.is_closed() || main.is_draining();
+            world.expect(listener.is_err() == refuses, "one can listen");
         }
         Deed::DetachListener => {
             if let Some(listener) = world.listener.take().and_then(Rc::into_inner) {

@@ -46,6 +46,8 @@ places! {
         CloseAtTeardown,
         Timeout,
         LongTimeout,
+        DrainRequested,
+        Drained,
         ConnectError,
         Adopt,
         AdoptedData,
@@ -96,6 +98,7 @@ places! {
         DropConvert,
         DropConvertRefused,
         DropSignalHandler,
+        DropDrained,
         DropLocalJobAtTeardown,
         DropRemoteJobAtTeardown,
         DropHookAtTeardown,
@@ -105,6 +108,7 @@ places! {
         DropContextStateAtTeardown,
         DropCallbackAtTeardown,
         DropConvertAtTeardown,
+        DropDrainedAtTeardown,
         DropLoopStateAtTeardown,
     }
 }

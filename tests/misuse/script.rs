@@ -69,6 +69,8 @@ const STEPS: &[fn(&Rc<World>)] = &[
     drop_timer_and_poll,
     drop_context,
     drop_signal,
+    drain,
+    advance_and_drive,
 ];
 
 // -- Setting up -------------------------------------------------------------------------------
@@ -200,6 +202,10 @@ fn main_context(world: &World) -> Result<Main, UsError> {
         })
         .on_long_timeout(|state, socket, session| {
             let place = event(socket, Place::LongTimeout);
+            let _entered = visit(place, &mut with_session(socket, session, state));
+        })
+        .on_drain_requested(|state, socket, session| {
+            let place = event(socket, Place::DrainRequested);
             let _entered = visit(place, &mut with_session(socket, session, state));
         })
         .on_connect_error(|state, socket, session, _error| {
@@ -613,6 +619,26 @@ fn drop_signal(world: &Rc<World>) {
     drop(world.signal.take());
 }
 
+fn drain(world: &Rc<World>) {
+    world.new_socket();
+    begin_to_drain(world, Place::DropDrained);
+}
+
+fn begin_to_drain(world: &World, at_drop: Place) {
+    let Some(main) = world.main.get() else { return };
+    let probe = Probe::new(at_drop);
+    let _begun = main.drain(Duration::from_millis(50), move |_| {
+        probe.hold();
+        let _entered = visit(Place::Drained, &mut Here::default());
+    });
+}
+
+/// The time of whatever drains is over.
+fn advance_and_drive(world: &Rc<World>) {
+    advance(world);
+    world.drive(3);
+}
+
 // -- The end ----------------------------------------------------------------------------------
 
 /// Ends the loop with as much as possible under way, and then all handles.
@@ -647,4 +673,5 @@ fn leave_something(world: &Rc<World>) {
     let _given = world.loop_ref.defer(move |_| local.hold());
     let remote = Probe::new(Place::DropRemoteJobAtTeardown);
     let _given = world.handle.defer(move |_| remote.hold());
+    begin_to_drain(world, Place::DropDrainedAtTeardown);
 }
