@@ -69,6 +69,7 @@ fn serve(address: &str) -> Result<(), UsError> {
         })
         .on_writable(|_room, socket, member| member.outbox.flush(socket))
         .on_end(|_room, socket, member| member.outbox.finish(socket))
+        .on_drain_requested(|_room, socket, member| member.outbox.close(socket))
         .on_close(|room, socket, member, _reason| {
             room.members.remove(socket);
             room.tell_others(socket, format!("* {} goes\n", member.name).as_bytes());
@@ -77,7 +78,7 @@ fn serve(address: &str) -> Result<(), UsError> {
 
     let listener = chat.listen(address)?;
     println!("listening on {}", listener.local_addr()?);
-    let _signals = common::stop_on_signals(&event_loop)?;
+    let _signals = common::drain_on_signals(&event_loop)?;
     event_loop.run()?;
 
     chat.with_state(|room| {

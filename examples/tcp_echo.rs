@@ -5,12 +5,16 @@
 //! ```
 //!
 //! The address is optional, and 127.0.0.1:3000 without it. Try it with `nc 127.0.0.1 3000`. Ctrl-C or
-//! SIGTERM closes all connections and ends with a line that says what was done.
+//! SIGTERM sends what is left, closes all connections, and ends with a line that says what was done.
 
 use std::env;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use usockets::{Loop, Socket, SocketContext, UsError};
+use usockets::{Loop, SignalWatch, Socket, SocketContext, UsError};
+
+/// How long connections may take to come to their end.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// What the server has done: the state of the context.
 #[derive(Default)]
@@ -58,15 +62,19 @@ fn serve(address: &str) -> Result<(), UsError> {
         // A client that has finished gets to see that we have too. Nothing is left to be sent: while
         // there is, the socket is paused, and the end is not reported.
         .on_end(|_totals, socket, _session| socket.close())
+        // The server is to end. What was read goes back first.
+        .on_drain_requested(|_totals, socket, session| {
+            if session.rest.is_empty() {
+                socket.close();
+            }
+        })
         .build(&event_loop, Totals::default())?;
 
     let listener = echo.listen(address)?;
     println!("listening on {}", listener.local_addr()?);
 
-    // Closing the context closes the listener and all connections, so that the loop has nothing left to
-    // run for.
-    let interrupt = close_on_signal(&event_loop, libc::SIGINT, &echo)?;
-    let terminate = close_on_signal(&event_loop, libc::SIGTERM, &echo)?;
+    let interrupt = drain_on_signal(&event_loop, libc::SIGINT)?;
+    let terminate = drain_on_signal(&event_loop, libc::SIGTERM)?;
 
     event_loop.run()?;
 
@@ -94,15 +102,23 @@ fn flush(socket: &EchoSocket, session: &mut Session) {
     if session.sent == session.rest.len() {
         session.rest.clear();
         session.sent = 0;
-        socket.resume();
+        if socket.is_draining() {
+            socket.close();
+        } else {
+            socket.resume();
+        }
     }
 }
 
-fn close_on_signal(
-    event_loop: &Loop,
-    signal: i32,
-    context: &SocketContext<false, Totals, Session>,
-) -> Result<usockets::SignalWatch, UsError> {
-    let context = context.clone();
-    event_loop.on_signal(signal, move |_event_loop, _signal| context.close())
+/// Closes the listener, lets the connections come to their end, and then ends `run`. Clients that do not
+/// read are cut off after a while.
+fn drain_on_signal(event_loop: &Loop, signal: i32) -> Result<SignalWatch, UsError> {
+    event_loop.on_signal(signal, |event_loop, _signal| {
+        let drained = event_loop.drain(DRAIN_TIME, |report| {
+            if report.forced > 0 {
+                println!("{} connections did not finish in time", report.forced);
+            }
+        });
+        drained.expect("the time is in range");
+    })
 }

@@ -8,7 +8,8 @@
 //! Every line typed into `nc` comes back. Without an argument the path is /tmp/usockets.sock. A
 //! name with an `@` before it is an abstract one of Linux, which needs no file; its client is
 //! `socat - ABSTRACT:name`. A socket that an earlier server has left at the path is replaced, any
-//! other file is an error. Ctrl-C or SIGTERM removes the socket and prints the totals.
+//! other file is an error. Ctrl-C or SIGTERM removes the socket, sends what is left,
+//! and prints the totals.
 
 mod common;
 
@@ -46,6 +47,7 @@ fn serve(address: &str) -> Result<(), UsError> {
             }
         })
         .on_end(|_totals, socket, outbox| outbox.finish(socket))
+        .on_drain_requested(|_totals, socket, outbox| outbox.close(socket))
         .build(&event_loop, Totals::default())?;
 
     // An abstract name is a path that begins with a NUL.
@@ -55,7 +57,7 @@ fn serve(address: &str) -> Result<(), UsError> {
     };
     let _listener = echo.listen_unix(path)?; // removes the file when it closes
     println!("listening on {address}");
-    let _signals = common::stop_on_signals(&event_loop)?;
+    let _signals = common::drain_on_signals(&event_loop)?;
     event_loop.run()?;
 
     echo.with_state(|totals| {

@@ -53,7 +53,7 @@ fn serve(address: &str) -> Result<(), UsError> {
 
     let listener = lines.listen(address)?;
     println!("listening on {}", listener.local_addr()?);
-    let _signals = common::stop_on_signals(&event_loop)?;
+    let _signals = common::drain_on_signals(&event_loop)?;
     event_loop.run()?;
 
     let upgraded = frames.with_state(|upgraded| *upgraded)?;
@@ -98,6 +98,7 @@ fn lines_context(
             read_if_sent(socket, &lines.outbox);
         })
         .on_end(|_opened, socket, lines| lines.outbox.finish(socket))
+        .on_drain_requested(|_opened, socket, lines| lines.outbox.close(socket))
         .build(event_loop, 0)
 }
 
@@ -140,6 +141,7 @@ fn frames_context(event_loop: &LoopRef) -> Result<SocketContext<false, u64, Fram
             read_if_sent(socket, &frames.outbox);
         })
         .on_end(|_upgraded, socket, frames| frames.outbox.finish(socket))
+        .on_drain_requested(|_upgraded, socket, frames| frames.outbox.close(socket))
         .build(event_loop, 0)
 }
 

@@ -47,6 +47,8 @@ struct Client {
     /// Requests that were answered: the number of the first place.
     answered: u64,
     ended: bool,
+    /// The server drains: requests under way are answered, and no others.
+    leaving: bool,
     outbox: Outbox,
 }
 
@@ -79,11 +81,15 @@ fn serve(address: &str) -> Result<(), UsError> {
             client.ended = true;
             client.go_on(service, socket);
         })
+        .on_drain_requested(|service, socket, client| {
+            client.leaving = true;
+            client.go_on(service, socket);
+        })
         .build(&event_loop, service)?;
 
     let listener = hashing.listen(address)?;
     println!("listening on {}", listener.local_addr()?);
-    let _signals = common::stop_on_signals(&event_loop)?;
+    let _signals = common::drain_on_signals(&event_loop)?;
     let heartbeat = watch_lateness(&event_loop)?;
     event_loop.run()?;
 
@@ -114,13 +120,15 @@ impl Client {
         } else {
             socket.pause();
         }
-        if self.ended && self.answers.is_empty() {
+        if self.leaving && self.answers.is_empty() {
+            self.outbox.close(socket);
+        } else if self.ended && self.answers.is_empty() {
             self.outbox.finish(socket);
         }
     }
 
     fn has_room(&self) -> bool {
-        self.answers.len() < REQUESTS_MAX && self.outbox.is_empty()
+        self.answers.len() < REQUESTS_MAX && self.outbox.is_empty() && !self.leaving
     }
 
     /// Takes lines while there is room for more requests, and says whether there were any.

@@ -6,6 +6,7 @@ use std::env;
 use std::fmt::Display;
 use std::io::IoSlice;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use usockets::{LoopRef, SignalWatch, Socket, UsError};
 
@@ -17,8 +18,18 @@ use usockets::{LoopRef, SignalWatch, Socket, UsError};
 #[derive(Default)]
 pub(crate) struct Outbox {
     waiting: VecDeque<u8>,
-    /// Whether our direction ends with the last byte.
-    finished: bool,
+    /// What follows the last byte.
+    then: Then,
+}
+
+#[derive(Default, Clone, Copy)]
+enum Then {
+    #[default]
+    Nothing,
+    /// Our direction ends.
+    Shutdown,
+    /// The connection ends.
+    Close,
 }
 
 impl Outbox {
@@ -36,18 +47,33 @@ impl Outbox {
         if self.waiting.is_empty() {
             // An idle connection shall not keep the memory of a busy one.
             self.waiting = VecDeque::new();
-            if self.finished {
-                socket.shutdown();
-            }
+            self.conclude(socket);
         }
     }
 
     /// Ends our direction when everything has been sent. If the peer has ended too, that closes the
     /// connection.
     pub(crate) fn finish<S: 'static>(&mut self, socket: &Socket<false, S>) {
-        self.finished = true;
+        self.end(socket, Then::Shutdown);
+    }
+
+    /// Closes the connection when everything has been sent: for a server that drains.
+    pub(crate) fn close<S: 'static>(&mut self, socket: &Socket<false, S>) {
+        self.end(socket, Then::Close);
+    }
+
+    fn end<S: 'static>(&mut self, socket: &Socket<false, S>, then: Then) {
+        self.then = then;
         if self.waiting.is_empty() {
-            socket.shutdown();
+            self.conclude(socket);
+        }
+    }
+
+    fn conclude<S: 'static>(&self, socket: &Socket<false, S>) {
+        match self.then {
+            Then::Nothing => {}
+            Then::Shutdown => socket.shutdown(),
+            Then::Close => socket.close(),
         }
     }
 
@@ -76,6 +102,30 @@ pub(crate) fn run<E: Display>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// How long connections may take to come to their end when the program is asked to.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Lets Ctrl-C and SIGTERM drain the loop and so end `run`, as long as the result is kept. The same
+/// signal once more ends what is left at once.
+pub(crate) fn drain_on_signals(event_loop: &LoopRef) -> Result<[SignalWatch; 2], UsError> {
+    let watch = |signal| {
+        let mut time = DRAIN_TIME;
+        event_loop.on_signal(signal, move |event_loop, _signal| {
+            let drained = event_loop.drain(time, |report| {
+                if report.forced > 0 {
+                    println!("{} connections did not finish in time", report.forced);
+                }
+            });
+            if let Err(error) = drained {
+                eprintln!("{error}");
+                event_loop.stop();
+            }
+            time = Duration::ZERO;
+        })
+    };
+    Ok([watch(libc::SIGINT)?, watch(libc::SIGTERM)?])
 }
 
 /// Lets Ctrl-C and SIGTERM end `run`, as long as the result is kept.
