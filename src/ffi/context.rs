@@ -315,7 +315,7 @@ impl<'a> RawListener<'a> {
     #[cfg(feature = "proxy-protocol")]
     pub(crate) unsafe fn set_prelude(self, prelude: &Prelude) -> io::Result<()> {
         // SAFETY: the listener is alive (see `live`); the caller vouches for the rest.
-        super::check(unsafe { sys::usx_listen_socket_set_prelude(self.as_ptr(), prelude) })
+        check(unsafe { sys::usx_listen_socket_set_prelude(self.as_ptr(), prelude) })
     }
 
     pub(crate) fn local_address(self) -> io::Result<Address> {
