@@ -98,6 +98,7 @@ mod poll;
 mod pool;
 mod socket;
 mod timer;
+mod transfer;
 
 pub use address::{ConnectTarget, Target};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};

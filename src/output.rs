@@ -170,8 +170,8 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
         f(self)
     }
 
-    /// Bytes that were accepted and that the system has not taken yet. Beneath:
-    /// `usx_socket_buffered`.
+    /// Bytes that were accepted and that the system has not taken yet, those of
+    /// [files](Self::send_file) included. Beneath: `usx_socket_buffered`.
     pub fn buffered(&self) -> usize {
         self.raw().map_or(0, |socket| socket.buffered())
     }

@@ -44,6 +44,11 @@ pub enum CloseReason {
         /// The system's number of the error (`errno`).
         errno: i32,
     },
+    /// A file that was being [sent](crate::Socket::send_file) got shorter (`ENODATA`) or cannot be read.
+    File {
+        /// The system's number of the error (`errno`).
+        errno: i32,
+    },
     /// A deadline has passed: see [`Deadlines`](crate::Deadlines).
     Deadline(DeadlineKind),
     /// The program closed the [context](crate::SocketContext::close).
@@ -63,7 +68,9 @@ impl CloseReason {
     /// [`TimedOut`](io::ErrorKind::TimedOut) for [`Deadline`](Self::Deadline).
     pub fn error(&self) -> Option<io::Error> {
         match *self {
-            Self::System { errno } => Some(io::Error::from_raw_os_error(errno)),
+            Self::System { errno } | Self::File { errno } => {
+                Some(io::Error::from_raw_os_error(errno))
+            }
             Self::Reset => Some(io::Error::from_raw_os_error(libc::ECONNRESET)),
             Self::Deadline(_) => Some(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
             _ => None,
@@ -79,6 +86,7 @@ impl CloseReason {
             sys::USX_REASON_END => Self::End,
             sys::USX_REASON_RESET => Self::Reset,
             sys::USX_REASON_HANGUP => Self::HangUp,
+            sys::USX_REASON_FILE => Self::File { errno: raw.error },
             sys::USX_REASON_DEADLINE => Self::Deadline(DeadlineKind::from_raw(raw.error)),
             sys::USX_REASON_CONTEXT_CLOSED => Self::ContextClosed,
             sys::USX_REASON_LOOP_CLOSED => Self::LoopClosed,
@@ -97,6 +105,11 @@ impl fmt::Display for CloseReason {
             Self::HangUp => "the peer hung up",
             Self::System { errno } => {
                 return io::Error::from_raw_os_error(*errno).fmt(f);
+            }
+            Self::File { errno: libc::ENODATA } => "a file got shorter while it was sent",
+            Self::File { errno } => {
+                let error = io::Error::from_raw_os_error(*errno);
+                return write!(f, "a file that was sent cannot be read: {error}");
             }
             Self::Deadline(kind) => return kind.fmt(f),
             Self::ContextClosed => "closed with its context",

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use usockets_sys as sys;
@@ -169,6 +169,17 @@ impl<'a> RawSocket<'a> {
         check(unsafe {
             sys::usx_socket_send_owned(self.as_ptr(), bytes, length, Some(release), argument)
         })
+    }
+
+    /// Accepts a stretch of a file, or nothing; the file is closed then.
+    pub(crate) fn send_file(self, file: OwnedFd, offset: u64, length: u64) -> io::Result<()> {
+        // SAFETY: the socket is alive (see `live`); the descriptor is open.
+        let result =
+            unsafe { sys::usx_socket_send_file(self.as_ptr(), file.as_raw_fd(), offset, length) };
+        check(result)?;
+        // The engine's from now on.
+        let _number = file.into_raw_fd();
+        Ok(())
     }
 
     /// Bytes accepted that the system has not taken yet.

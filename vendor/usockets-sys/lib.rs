@@ -966,6 +966,8 @@ pub const USX_REASON_LOOP_CLOSED: c_int = 10;
 pub const USX_REASON_DEADLINE: c_int = 11;
 /// What it was to begin with did not come: see `error`.
 pub const USX_REASON_PRELUDE: c_int = 12;
+/// A file that was being sent cannot be read: `error`; `ENODATA`: it got shorter.
+pub const USX_REASON_FILE: c_int = 13;
 
 /// See "Sockets" in `usockets_ext.h`.
 #[repr(C)]
@@ -1106,6 +1108,8 @@ unsafe extern "C" {
         release: Option<unsafe extern "C" fn(argument: *mut c_void)>,
         argument: *mut c_void,
     ) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_send_file(s: *mut us_socket_t, fd: c_int, offset: u64, length: u64) -> c_int;
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_buffered(s: *mut us_socket_t) -> usize;
     /// See "Output" in `usockets_ext.h`.

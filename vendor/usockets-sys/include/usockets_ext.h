@@ -331,6 +331,7 @@ int usx_socket_is_moving(struct us_socket_t *s);
 #define USX_REASON_LOOP_CLOSED 10    /* closed because the loop is being torn down */
 #define USX_REASON_DEADLINE 11       /* a policy deadline has passed: `error` is one of USX_DEADLINE_* */
 #define USX_REASON_PRELUDE 12        /* what it was to begin with did not come: see `error` */
+#define USX_REASON_FILE 13           /* a file that was being sent cannot be read: `error`; ENODATA: it got shorter */
 struct usx_close_reason {
     int kind;  /* one of USX_REASON_* */
     int error; /* errno or EAI_* code where the kind says so, else 0 */
@@ -405,7 +406,7 @@ struct usx_output_options {
     int gather;        /* non-zero: small writes are collected */
     size_t high_water; /* on_drain comes once more than this was queued; 0: never */
     size_t low_water;  /* ... and no more than this is left */
-    size_t limit;      /* most bytes that wait in one socket; 0: no limit */
+    size_t limit;      /* most bytes of memory that wait in one socket; 0: no limit */
 };
 /* 0, or -EINVAL: a low-water mark above the high one, or gathering in a context that is not deferring. */
 int usx_context_set_output(struct us_socket_context_t *context, const struct usx_output_options *options);
@@ -414,7 +415,7 @@ int usx_context_set_output(struct us_socket_context_t *context, const struct usx
 void usx_context_on_drain(struct us_socket_context_t *context,
                           struct us_socket_t *(*on_drain)(struct us_socket_t *s));
 
-/* Most bytes of output that wait in all sockets of a loop; 0: no limit, which is the default. */
+/* Most bytes of memory that wait as output in all sockets of a loop; 0: no limit, which is the default. */
 void usx_loop_set_queue_limit(struct us_loop_t *loop, size_t limit);
 
 /* us_socket_write() for `count` slices in order and sizes beyond int. Returns the bytes accepted: collected, or
@@ -446,7 +447,16 @@ int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count
 int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length,
                           void (*release)(void *argument), void *argument);
 
-/* Bytes accepted and not yet taken by the system. */
+/* Sends `length` bytes of a file from `offset` on, in order with all other output and without a copy in this process
+ * where the system can do that (sendfile(2)), else read and sent piece by piece. What was accepted before leaves in
+ * the same segments. On success `fd` is the engine's, which closes it when the bytes are with the system; otherwise it
+ * stays the caller's. Only the queue's limits don't apply. A file that gets shorter meanwhile, or fails to be read,
+ * ends the connection with a reset and USX_REASON_FILE. Bytes that are not in the system's cache are waited for.
+ * 0, -EPIPE, -ENOMEM, -EISDIR, -ESPIPE (neither a regular file nor a block device), -EBADF (not open for reading),
+ * -ERANGE (it has not that much). */
+int usx_socket_send_file(struct us_socket_t *s, int fd, uint64_t offset, uint64_t length);
+
+/* Bytes accepted and not yet taken by the system, those of files included. The limits mind memory alone. */
 size_t usx_socket_buffered(struct us_socket_t *s);
 
 /* Non-zero while on_drain is to come. */
@@ -593,7 +603,7 @@ struct usx_loop_statistics {
     uint64_t live_block_bytes; /* bytes of memory held for sockets, in use or free */
     uint64_t deadlines_missed; /* sockets ended by a policy deadline, lingering ones included */
     uint64_t live_lingering;   /* closed sockets whose output is still being sent */
-    uint64_t queued_bytes;     /* output that waits in sockets, at present */
+    uint64_t queued_bytes;     /* memory of output that waits in sockets, at present */
 };
 void usx_loop_statistics(struct us_loop_t *loop, struct usx_loop_statistics *statistics);
 

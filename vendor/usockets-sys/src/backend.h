@@ -98,6 +98,9 @@ struct backend {
     /* Sends slices in order; `flags` are those of sendmsg(2). Never raises SIGPIPE. */
     ssize_t (*send)(struct us_loop_t *loop, struct us_poll_t *p, const struct iovec *slices, int count,
                     int flags);
+    /* Sends at most `length` bytes that `file` has from `offset` on, without a copy in this process. 0: the file ends
+     * there. NULL, and -EINVAL or -ENOSYS for this file: the caller reads and sends. */
+    ssize_t (*send_file)(struct us_loop_t *loop, struct us_poll_t *p, int file, uint64_t offset, size_t length);
     /* An accepted descriptor, non-blocking and close-on-exec, and the peer's address; or a negative errno. */
     int (*accept)(struct us_loop_t *loop, struct us_poll_t *p, struct sockaddr_storage *address,
                   socklen_t *length);

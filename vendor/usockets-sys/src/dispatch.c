@@ -124,7 +124,10 @@ static enum read_end receive_all(struct us_loop_t *loop, uint32_t slot, int ende
  * --------------------------------------------------------------------------------------------- */
 
 static void close_failed(struct us_socket_t *s, int error) {
-    if (error == ECONNRESET || error == EPIPE) {
+    int kind = s->cold && s->cold->failure == error ? s->cold->failure_kind : 0;
+    if (kind) {
+        us_internal_socket_close_now(s, kind, error);
+    } else if (error == ECONNRESET || error == EPIPE) {
         us_internal_socket_close_now(s, USX_REASON_RESET, error);
     } else {
         us_internal_socket_close_now(s, USX_REASON_ERROR, error);
@@ -170,10 +173,11 @@ static void remember_hangup(struct us_loop_t *loop, struct us_socket_t *s) {
     us_internal_poll_unwatch(loop, &s->p);
 }
 
-/* A program that waits for on_writable would wait for ever on such a socket, so then it is not held back. */
+/* A program that waits for on_writable would wait for ever on such a socket, so then it is not held back; nor where the
+ * peer must be told that the connection has failed. */
 static int holds_hangup_back(const struct us_socket_t *s) {
     return s->context->deferring && s->flags & S_PAUSED &&
-           !(s->flags & (S_END_SEEN | S_WRITE_SHORT));
+           !(s->flags & (S_END_SEEN | S_WRITE_SHORT | S_RESET));
 }
 
 /* Reading stopped before everything was read. */

@@ -5,6 +5,7 @@
  *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
  *   context.c socket.c listen.c connect.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
+ *   output.c send.c file.c linger.c         what sockets send
  *   timer.c wheel.c resolve.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c                    identities, memory, address helpers
  *   backend/                                the contract of backend.h
@@ -36,6 +37,7 @@
 #define BUDGET_CASCADE 1024       /* wheel entries moved down a level ahead of need, per turn */
 #define BUDGET_SENDS 16           /* sends per socket and flush */
 #define BUDGET_DRAIN 4096         /* sockets of draining contexts looked at, and reports given, per turn */
+#define BUDGET_FILE_SENDS 4       /* of those, stretches of files */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
  * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */
@@ -48,6 +50,10 @@
 
 /* A write of this size goes straight out if nothing is collected: copying it costs more than a call saves. */
 #define GATHER_BYPASS USX_GATHER_BYPASS
+
+/* Bytes of a file that are sent by one call, and that are read at a time where the system can't send them by itself. */
+#define FILE_LENGTH (1024 * 1024)
+#define FILE_COPY_LENGTH (64 * 1024)
 
 /* Delay before a listener that ran out of descriptors or memory tries again, unless a release of a socket of
  * the loop comes first. */
@@ -148,20 +154,30 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
 #define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
 
+enum output_kind {
+    OUTPUT_MEMORY,
+    OUTPUT_FILE, /* file.c */
+};
+
 /* One piece of the output of a socket (output.c). */
 struct output_item {
     struct output_item *next;
-    const char *data;  /* what is left of it */
-    size_t length;
+    size_t length;     /* what is left of it */
+    const char *data;  /* memory: where that begins */
     size_t room;       /* bytes that may be appended behind `data` + `length`: copies only */
     void (*release)(void *argument); /* of memory that somebody else owns; NULL: a copy */
     void *argument;
+    uint64_t offset;   /* file: where what is left begins */
+    int fd;            /* file: its descriptor, owned */
+    uint8_t kind;      /* enum output_kind */
+    uint8_t copied;    /* file: the system can't send it by itself */
     max_align_t copy[]; /* where a copy begins */
 };
 
 /* What is rare hangs behind this: name look-up and connect attempts, kept input, output, adoption. */
 struct socket_cold {
     int failure;                     /* errno of a call that failed, told when the socket closes */
+    int failure_kind;                /* USX_REASON_* for it; 0: as the errno says */
     struct connect_attempt *attempt; /* connect.c; NULL once open */
     char *kept_input;                /* bytes to deliver before anything is received */
     size_t kept_length;
@@ -176,8 +192,9 @@ struct socket_cold {
     uint32_t stall_time; /* tick of loop->fine while S_PENDING, 0: disarmed */
     uint32_t collected_next; /* in loop->collected */
     struct output_item *output, *output_last; /* in order */
-    size_t output_length;    /* of all items together */
     struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
+    size_t output_length;    /* of all items in memory together */
+    size_t outside_length;   /* of the others */
 };
 
 /* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
@@ -366,8 +383,11 @@ struct us_loop_t {
     uint8_t work_left;    /* a budget ended: the next turn does not sleep */
     uint8_t deadlines_left; /* one of them was that of deadlines */
     uint8_t test_clock;
+    uint8_t pipe_signal_ignored;  /* SIGPIPE is ... */
+    long long pipe_signal_asked;  /* ... as of this iteration */
     struct usx_gather gather; /* output of one socket, collected; its `id` is 0 when it is nobody's */
     char *gather_buffer;      /* NULL before the first use */
+    char *file_buffer;        /* FILE_COPY_LENGTH; NULL before the first use */
     uint32_t gather_slot;     /* whose bytes are in it, if there are any */
     uint32_t collected;       /* sockets with collected output elsewhere */
     size_t collected_length;  /* memory of that */
@@ -613,7 +633,7 @@ void us_internal_dispatch(struct us_loop_t *loop, struct us_poll_t *p, unsigned 
 void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
 
 /* ------------------------------------------------------------------------------------------------
- * output.c, send.c, linger.c
+ * output.c, send.c, file.c, linger.c
  * --------------------------------------------------------------------------------------------- */
 
 /* States in which a socket takes no bytes of a write. */
@@ -650,6 +670,23 @@ size_t us_internal_output_write(struct us_socket_t *s, const struct iovec *slice
 void us_internal_output_opened(struct us_socket_t *s);
 void us_internal_output_push(struct us_socket_t *s, struct output_item *item); /* the socket has a cold part */
 size_t us_internal_slices_length(const struct iovec *slices, int count);
+/* Bytes accepted and not yet taken by the back end, in memory. */
+size_t us_internal_output_memory(const struct us_socket_t *s);
+/* 0, or why `length` more bytes must not wait in memory: -EPIPE, -ENOBUFS. */
+int us_internal_output_admit(struct us_socket_t *s, size_t length);
+/* Puts something that is not memory at the end of everything, and sends what goes. What it follows leaves in the same
+ * segments. The socket has a cold part. */
+void us_internal_output_add(struct us_socket_t *s, struct output_item *item);
+/* More waits than before: on_drain may have to come. */
+void us_internal_output_mark_high(struct us_socket_t *s);
+/* Bytes that one call of the back end took; sets *blocked when nothing more goes now. */
+size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
+                                      int flags, int *blocked);
+/* The same from the answer of another call, which was asked for `length` bytes. */
+size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t length, int *blocked);
+
+/* Sends some of a file that is at the front of the output. Bytes that went; sets *blocked as above. */
+size_t us_internal_file_send(struct us_socket_t *s, struct output_item *item, int *blocked);
 
 /* Instead of closing the descriptor of a socket that was just closed for the program. Zero: there is nothing to
  * linger for. */
@@ -702,6 +739,8 @@ void us_internal_shutdown_now(struct us_socket_t *s); /* whatever waits */
 int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
 /* Something on this socket failed for good: it is closed in a later dispatch, with `error` as the reason. */
 void us_internal_socket_fail_later(struct us_socket_t *s, int error);
+/* The same for this reason, with a reset: the peer must not take what it has for all. */
+void us_internal_socket_break_later(struct us_socket_t *s, int reason_kind, int error);
 /* Closes by the program, as a pending effect. */
 void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind);
 /* The same because its context has drained for long enough. */

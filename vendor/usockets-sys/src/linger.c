@@ -128,6 +128,10 @@ void us_internal_linger_cut(struct us_socket_t *s) {
 }
 
 void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    if (s->flags & S_RESET) { /* the output has failed */
+        us_internal_linger_cut(s);
+        return;
+    }
     if (ready & (BACKEND_ERROR | BACKEND_HANGUP)) {
         end(loop, s);
         return;

@@ -79,6 +79,7 @@ static void init_fields(struct us_loop_t *loop, const struct usx_loop_options *o
     loop->gather_slot = NO_SLOT;
     loop->closed_listeners = NO_SLOT;
     loop->current_slot = NO_SLOT;
+    loop->pipe_signal_asked = -1;
     loop->now = monotonic_now();
     loop->created_ns = loop->now;
     /* Tick 0 means "disarmed" in a socket, so both wheels begin at 1. */
@@ -643,6 +644,7 @@ void us_loop_free(struct us_loop_t *loop) {
     }
     sys_free(loop->lingering);
     sys_free(loop->gather_buffer);
+    sys_free(loop->file_buffer);
     sys_free(loop->heap.entries);
     sys_free(loop->events);
     sys_free(loop);

@@ -20,10 +20,14 @@
  * The queue
  * --------------------------------------------------------------------------------------------- */
 
-static void count_queued(struct us_socket_t *s, size_t added) {
-    struct us_loop_t *loop = s->context->loop;
-    s->cold->output_length += added;
-    loop->queued += added;
+/* `added` bytes more in an item of that kind, or as many less as its negative. Only memory is the loop's concern. */
+static void count_queued(struct us_socket_t *s, const struct output_item *item, size_t added) {
+    if (item->kind == OUTPUT_MEMORY) {
+        s->cold->output_length += added;
+        s->context->loop->queued += added;
+    } else {
+        s->cold->outside_length += added;
+    }
 }
 
 void us_internal_output_push(struct us_socket_t *s, struct output_item *item) {
@@ -35,7 +39,7 @@ void us_internal_output_push(struct us_socket_t *s, struct output_item *item) {
         cold->output = item;
     }
     cold->output_last = item;
-    count_queued(s, item->length);
+    count_queued(s, item, item->length);
 }
 
 static struct output_item *pop(struct us_socket_t *s) {
@@ -45,14 +49,16 @@ static struct output_item *pop(struct us_socket_t *s) {
     if (!cold->output) {
         cold->output_last = NULL;
     }
-    cold->output_length -= item->length;
-    s->context->loop->queued -= item->length;
+    count_queued(s, item, 0 - item->length);
     return item;
 }
 
 static void free_item(struct output_item *item) {
     if (item->release) {
         item->release(item->argument);
+    }
+    if (item->kind == OUTPUT_FILE) {
+        (void) sys_close(item->fd);
     }
     sys_free(item);
 }
@@ -65,10 +71,13 @@ static void consume(struct us_socket_t *s, size_t length) {
         free_item(pop(s));
     }
     if (length) {
-        cold->output->data += length;
-        cold->output->length -= length;
-        cold->output_length -= length;
-        s->context->loop->queued -= length;
+        struct output_item *item = cold->output;
+        if (item->kind == OUTPUT_MEMORY) {
+            item->data += length;
+        }
+        item->offset += length;
+        item->length -= length;
+        count_queued(s, item, 0 - length);
     }
 }
 
@@ -104,7 +113,7 @@ int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices,
         copy_slices((char *) (uintptr_t) last->data + last->length, slices, count, skip);
         last->length += length;
         last->room -= length;
-        count_queued(s, length);
+        count_queued(s, last, length);
         return 0;
     }
     size_t room = length < COPY_ROOM ? COPY_ROOM : length;
@@ -206,14 +215,8 @@ static int make_buffer(struct us_loop_t *loop) {
  * Sending
  * --------------------------------------------------------------------------------------------- */
 
-/* Bytes that one send took; sets *blocked when nothing more goes now. */
-static size_t send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
-                          int flags, int *blocked) {
+size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t length, int *blocked) {
     struct us_loop_t *loop = s->context->loop;
-    ssize_t sent;
-    do {
-        sent = loop->backend->send(loop, &s->p, slices, count, flags);
-    } while (sent == -EINTR);
     if (sent >= 0) {
         loop->statistics.sends++;
         loop->statistics.bytes_sent += (uint64_t) sent;
@@ -228,12 +231,22 @@ static size_t send_slices(struct us_socket_t *s, const struct iovec *slices, int
     return 0;
 }
 
-/* The queue's first items and, if they are all, what is in the buffer. *whole: nothing is left out. */
+size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
+                                      int flags, int *blocked) {
+    struct us_loop_t *loop = s->context->loop;
+    ssize_t sent;
+    do {
+        sent = loop->backend->send(loop, &s->p, slices, count, flags);
+    } while (sent == -EINTR);
+    return us_internal_output_sent(s, sent, length, blocked);
+}
+
+/* The queue's first items in memory and, if they are all, what is in the buffer. *whole: nothing is left out. */
 static int slices_of_output(struct us_socket_t *s, struct iovec *slices, int capacity, int *whole) {
     struct us_loop_t *loop = s->context->loop;
     const struct output_item *item = s->cold ? s->cold->output : NULL;
     int count = 0;
-    while (item && count < capacity) {
+    while (item && item->kind == OUTPUT_MEMORY && count < capacity) {
         slices[count++] = (struct iovec){(void *) (uintptr_t) item->data, item->length};
         item = item->next;
     }
@@ -270,8 +283,7 @@ static void become_pending(struct us_socket_t *s) {
     us_internal_output_disown(s);
     if (gathered(loop, s) && spill(loop, s) < 0) {
         empty_buffer(loop);
-        s->flags |= S_RESET;
-        us_internal_socket_fail_later(s, ENOMEM);
+        us_internal_socket_break_later(s, USX_REASON_ERROR, ENOMEM);
         return;
     }
     if (s->cold && s->cold->output) {
@@ -280,9 +292,17 @@ static void become_pending(struct us_socket_t *s) {
     }
 }
 
-int us_internal_output_send(struct us_socket_t *s) {
+/* `more` is MSG_MORE where something will follow at once. */
+static int send_output(struct us_socket_t *s, int more) {
     int blocked = 0;
-    for (int i = 0; i < BUDGET_SENDS && !blocked; i++) {
+    int files = 0;
+    for (int i = 0; i < BUDGET_SENDS && files < BUDGET_FILE_SENDS && !blocked; i++) {
+        struct output_item *first = s->cold ? s->cold->output : NULL;
+        if (first && first->kind == OUTPUT_FILE) {
+            files++;
+            consume(s, us_internal_file_send(s, first, &blocked));
+            continue;
+        }
         struct iovec slices[SLICES_PER_SEND];
         int whole;
         int count = slices_of_output(s, slices, SLICES_PER_SEND, &whole);
@@ -290,19 +310,24 @@ int us_internal_output_send(struct us_socket_t *s) {
             return 0;
         }
         size_t length = us_internal_slices_length(slices, count);
-        sent_output(s, send_slices(s, slices, count, length, whole ? 0 : MSG_MORE, &blocked));
+        int flags = whole ? more : MSG_MORE;
+        sent_output(s, us_internal_output_send_slices(s, slices, count, length, flags, &blocked));
     }
     return us_internal_has_output(s->context->loop, s);
 }
 
+int us_internal_output_send(struct us_socket_t *s) {
+    return send_output(s, 0);
+}
+
 /* The common case: nothing but what is in the buffer. */
-static void flush_buffer(struct us_loop_t *loop, struct us_socket_t *s) {
+static void flush_buffer(struct us_loop_t *loop, struct us_socket_t *s, int more) {
     struct iovec slice = {loop->gather_buffer, gathered(loop, s)};
     if (!slice.iov_len) {
         return;
     }
     int blocked;
-    size_t sent = send_slices(s, &slice, 1, slice.iov_len, 0, &blocked);
+    size_t sent = us_internal_output_send_slices(s, &slice, 1, slice.iov_len, more, &blocked);
     if (sent == slice.iov_len) {
         empty_buffer(loop);
     } else {
@@ -311,19 +336,30 @@ static void flush_buffer(struct us_loop_t *loop, struct us_socket_t *s) {
     }
 }
 
-void us_internal_output_flush(struct us_socket_t *s) {
+static void flush(struct us_socket_t *s, int more) {
     struct us_loop_t *loop = s->context->loop;
     if (!s->cold || !s->cold->output) {
-        flush_buffer(loop, s);
+        flush_buffer(loop, s, more);
         return;
     }
     uncollect(loop, s);
     if (s->flags & (S_PENDING | S_CONNECTING | S_OPENING)) {
         return; /* room is waited for already, or a connection */
     }
-    if (us_internal_has_output(loop, s) && us_internal_output_send(s)) {
+    if (us_internal_has_output(loop, s) && send_output(s, more)) {
         become_pending(s);
     }
+}
+
+void us_internal_output_flush(struct us_socket_t *s) {
+    flush(s, 0);
+}
+
+void us_internal_output_add(struct us_socket_t *s, struct output_item *item) {
+    flush(s, MSG_MORE);
+    us_internal_output_push(s, item);
+    flush(s, 0);
+    us_internal_output_mark_high(s);
 }
 
 /* Only one socket can own the buffer, so the common case has no list to go through. */
@@ -358,13 +394,14 @@ static size_t write_directly(struct us_socket_t *s, const struct iovec *slices, 
     int blocked = 0;
     if (count == 1) {
         size_t length = slices->iov_len;
-        return length ? send_slices(s, slices, 1, length, more ? MSG_MORE : 0, &blocked) : 0;
+        return length ? us_internal_output_send_slices(s, slices, 1, length, more ? MSG_MORE : 0, &blocked) : 0;
     }
     while (count > 0 && !blocked) {
         int batch = count < SLICES_PER_SEND ? count : SLICES_PER_SEND;
         size_t length = us_internal_slices_length(slices, batch);
         if (length) {
-            total += send_slices(s, slices, batch, length, more || batch < count ? MSG_MORE : 0, &blocked);
+            int flags = more || batch < count ? MSG_MORE : 0;
+            total += us_internal_output_send_slices(s, slices, batch, length, flags, &blocked);
         }
         slices += batch;
         count -= batch;
@@ -387,7 +424,7 @@ static size_t write_behind(struct us_socket_t *s, const struct iovec *slices, in
     memcpy(all + before, slices, (size_t) count * sizeof(*slices));
     int blocked = 0;
     size_t length = collected + us_internal_slices_length(slices, count);
-    size_t sent = send_slices(s, all, before + count, length, 0, &blocked);
+    size_t sent = us_internal_output_send_slices(s, all, before + count, length, 0, &blocked);
     sent_output(s, sent < collected ? sent : collected);
     if (us_internal_has_output(loop, s)) {
         become_pending(s);
@@ -505,12 +542,12 @@ static void tell_drained(struct us_socket_t *s) {
 
 int us_internal_output_ready(struct us_loop_t *loop, uint32_t slot) {
     struct us_socket_t *s = us_internal_slot_socket(loop, slot);
-    size_t before = s->cold->output_length;
+    size_t before = usx_socket_buffered(s);
     int left = us_internal_output_send(s);
     if (!left) {
         us_internal_stall_end(s);
         finished(s);
-    } else if (s->cold->output_length < before) {
+    } else if (usx_socket_buffered(s) < before) {
         us_internal_stall_begin(s);
     }
     if (!us_internal_socket_gone(s)) {
@@ -520,8 +557,19 @@ int us_internal_output_ready(struct us_loop_t *loop, uint32_t slot) {
     return !us_internal_socket_gone(s) && !(s->flags & (S_PENDING | S_MOVING));
 }
 
-size_t usx_socket_buffered(struct us_socket_t *s) {
+size_t us_internal_output_memory(const struct us_socket_t *s) {
     return gathered(s->context->loop, s) + (s->cold ? s->cold->output_length : 0);
+}
+
+size_t usx_socket_buffered(struct us_socket_t *s) {
+    return us_internal_output_memory(s) + (s->cold ? s->cold->outside_length : 0);
+}
+
+void us_internal_output_mark_high(struct us_socket_t *s) {
+    size_t high = s->context->output.high_water;
+    if (high && usx_socket_buffered(s) > high) {
+        s->flags |= S_HIGH;
+    }
 }
 
 int usx_socket_needs_drain(struct us_socket_t *s) {

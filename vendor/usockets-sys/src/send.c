@@ -7,14 +7,13 @@
 /* States in which nothing can be queued any more. */
 #define S_NO_OUTPUT (S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED | S_MOVING)
 
-/* Whether `length` more bytes may wait. */
-static int admit(struct us_socket_t *s, size_t length) {
+int us_internal_output_admit(struct us_socket_t *s, size_t length) {
     const struct us_loop_t *loop = s->context->loop;
     size_t limit = s->context->output.limit;
     if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NO_OUTPUT || !s->context->deferring) {
         return -EPIPE;
     }
-    size_t buffered = usx_socket_buffered(s);
+    size_t buffered = us_internal_output_memory(s);
     if (limit && (length > limit || buffered > limit - length)) {
         return -ENOBUFS;
     }
@@ -27,15 +26,12 @@ static int admit(struct us_socket_t *s, size_t length) {
 
 /* Something was put at the end of the queue: it leaves as soon as it can. */
 static void queued(struct us_socket_t *s) {
-    size_t high = s->context->output.high_water;
     if (!(s->flags & (S_PENDING | S_CONNECTING | S_OPENING))) {
         us_internal_stall_begin(s);
         us_internal_output_disown(s);
         us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
     }
-    if (high && usx_socket_buffered(s) > high) {
-        s->flags |= S_HIGH;
-    }
+    us_internal_output_mark_high(s);
 }
 
 /* Bytes that go without being queued. A socket in which something waits already takes none. */
@@ -52,7 +48,7 @@ static size_t write_first(struct us_socket_t *s, const struct iovec *slices, int
 
 int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count) {
     size_t length = us_internal_slices_length(slices, count);
-    int result = admit(s, length);
+    int result = us_internal_output_admit(s, length);
     if (result < 0 || !length) {
         return result;
     }
@@ -62,9 +58,7 @@ int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count
     }
     result = us_internal_output_append(s, slices, count, written);
     if (result < 0 && written) {
-        /* Half of it is on its way: the connection must not end as if it were whole. */
-        s->flags |= S_RESET;
-        us_internal_socket_fail_later(s, ENOMEM);
+        us_internal_socket_break_later(s, USX_REASON_ERROR, ENOMEM); /* half of it is on its way */
     }
     if (result == 0) {
         queued(s);
@@ -82,7 +76,7 @@ int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length
         }
         return result;
     }
-    int result = admit(s, length);
+    int result = us_internal_output_admit(s, length);
     if (result < 0) {
         return result;
     }

@@ -88,6 +88,15 @@ void us_internal_socket_fail_later(struct us_socket_t *s, int error) {
     us_internal_ready_push(s->context->loop, s, BACKEND_ERROR);
 }
 
+void us_internal_socket_break_later(struct us_socket_t *s, int reason_kind, int error) {
+    struct socket_cold *cold = us_internal_socket_cold(s);
+    if (cold && !cold->failure) {
+        cold->failure_kind = reason_kind;
+    }
+    s->flags |= S_RESET;
+    us_internal_socket_fail_later(s, error);
+}
+
 int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
     if (s->flags & S_END_SEEN) {
         /* Nothing comes after the end, and it is told once, even if the program turns reading on again. */

@@ -9,7 +9,7 @@
  *   close, EPOLL_CTL_DEL             are done nevertheless: the kernel never keeps a descriptor
  *   connect with EINTR, EINPROGRESS  is started nevertheless and goes on in the background
  *   everything else                  does nothing
- * The clock and free() can't fail and are not counted. */
+ * The clock, the signal calls and free() can't fail and are not counted. */
 #ifndef USOCKETS_SYS_H
 #define USOCKETS_SYS_H
 
@@ -18,6 +18,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@
 #ifdef __linux__
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 #endif
 
@@ -104,6 +106,10 @@ static inline ssize_t sys_read(int fd, void *data, size_t length) {
 static inline ssize_t sys_write(int fd, const void *data, size_t length) {
     int fault = us_internal_fault_transfer(&length);
     return fault != 0 ? fault : sys_transferred(write(fd, data, length));
+}
+static inline ssize_t sys_pread(int fd, void *data, size_t length, off_t offset) {
+    int fault = us_internal_fault_transfer(&length);
+    return fault != 0 ? fault : sys_transferred(pread(fd, data, length, offset));
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -227,19 +233,62 @@ static inline int sys_eventfd(unsigned int value, int flags) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(eventfd(value, flags));
 }
+static inline ssize_t sys_sendfile(int fd, int file, off_t offset, size_t length) {
+    int fault = us_internal_fault_transfer(&length);
+    return fault != 0 ? fault : sys_transferred(sendfile(fd, file, &offset, length));
+}
 #endif
+
+/* ------------------------------------------------------------------------------------------------
+ * Signals: transfers without MSG_NOSIGNAL raise SIGPIPE, which no program has asked for
+ * --------------------------------------------------------------------------------------------- */
+
+static inline int sys_is_signal_ignored(int number) {
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+/* True if it was held back before. */
+static inline int sys_signal_hold(int number) {
+    sigset_t set, before;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    return pthread_sigmask(SIG_BLOCK, &set, &before) == 0 && sigismember(&before, number) == 1;
+}
+static inline int sys_is_signal_pending(int number) {
+    sigset_t pending;
+    return sigpending(&pending) == 0 && sigismember(&pending, number) == 1;
+}
+/* Takes away one that was raised meanwhile. */
+static inline void sys_signal_drop(int number) {
+    static const struct timespec no_time;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    while (sigtimedwait(&set, NULL, &no_time) < 0 && errno == EINTR) {
+    }
+}
+static inline void sys_signal_release(int number) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    (void) pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
 
 static inline void sys_clock_gettime(clockid_t clock, struct timespec *time) {
     (void) clock_gettime(clock, time);
 }
 
 /* ------------------------------------------------------------------------------------------------
- * Files (of Unix sockets)
+ * Files: those of Unix sockets, and those that are sent
  * --------------------------------------------------------------------------------------------- */
 
 static inline int sys_stat(const char *path, struct stat *status) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(stat(path, status));
+}
+static inline int sys_fstat(int fd, struct stat *status) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(fstat(fd, status));
 }
 static inline int sys_lstat(const char *path, struct stat *status) {
     int fault = us_internal_fault();

@@ -34,6 +34,9 @@ void scenario_adopt(void);
 void scenario_adopt_later(void);
 void scenario_prelude(void);
 
+/* fault_transfers.c */
+void scenario_send_file(void);
+
 /* fault_time.c */
 void scenario_timers(void);
 void scenario_timeouts(void);
@@ -44,6 +47,8 @@ void scenario_polls(void);
 struct us_loop_t *fault_loop(int test_clock);
 /* A loop with contexts for one or two sides; NULL: the case has ended, nothing is left to do. */
 struct us_loop_t *fault_begin(struct side *a, struct side *b, int test_clock);
+/* The port of a new listener, or 0 if there is none. */
+int fault_listen(struct side *side);
 /* Waits until a raw client of the side was accepted (1), or refused or cut off (0). */
 int fault_open(struct side *server, int port, int *fd);
 

@@ -36,8 +36,7 @@ struct us_loop_t *fault_begin(struct side *a, struct side *b, int test_clock) {
     return loop;
 }
 
-/* The port of a new listener, or 0 if there is none. */
-static int listen_somewhere(struct side *side) {
+int fault_listen(struct side *side) {
     side->listener =
         us_socket_context_listen(ssl, side->context, own_ip(), 0, 0, SIDE_EXT);
     int port = side->listener == NULL
@@ -178,7 +177,7 @@ static void close_scenario(int deferring) {
     }
     for (int way = 0; way < WAYS; way++) {
         int fd;
-        int port = side.listener == NULL ? listen_somewhere(&side) : side.port;
+        int port = side.listener == NULL ? fault_listen(&side) : side.port;
         side.port = port;
         if (port == 0 || !fault_open(&side, port, &fd)) {
             continue;
@@ -235,7 +234,7 @@ void scenario_listen(void) {
     if (loop == NULL) {
         return;
     }
-    int port = listen_somewhere(&side);
+    int port = fault_listen(&side);
     for (int i = 0; port > 0 && i < 5; i++) {
         /* A client is served or cut off; it is never left hanging. */
         int fd = raw_connect(port);
@@ -284,7 +283,7 @@ void scenario_adopt(void) {
     if (loop == NULL) {
         return;
     }
-    int port = listen_somewhere(&source);
+    int port = fault_listen(&source);
     for (int i = 0; port > 0 && i < 3; i++) {
         int fd;
         if (fault_open(&source, port, &fd)) {

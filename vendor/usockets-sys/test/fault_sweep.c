@@ -44,6 +44,7 @@ const struct scenario scenarios[] = {
     {"adopt", scenario_adopt},
     {"adopt-later", scenario_adopt_later},
     {"prelude", scenario_prelude},
+    {"send-file", scenario_send_file},
     {"timers", scenario_timers},
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},

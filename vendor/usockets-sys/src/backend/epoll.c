@@ -140,6 +140,7 @@ const struct backend us_internal_backend_epoll = {
     .native_descriptor = epoll_native_descriptor,
     .receive = us_internal_readiness_receive,
     .send = us_internal_readiness_send,
+    .send_file = us_internal_readiness_send_file,
     .accept = us_internal_readiness_accept,
     .connect = us_internal_readiness_connect,
     .shutdown = us_internal_readiness_shutdown,

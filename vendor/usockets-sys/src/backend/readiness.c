@@ -46,6 +46,53 @@ ssize_t us_internal_readiness_send(struct us_loop_t *loop, struct us_poll_t *p,
     return result;
 }
 
+#ifdef __linux__
+/* How SIGPIPE is kept from the program during a transfer that can't be asked not to raise it. */
+struct quiet {
+    uint8_t held;        /* blocked by us */
+    uint8_t was_pending; /* of somebody else, who has blocked it */
+};
+
+/* Asked once per turn: most programs ignore the signal, and then nothing has to be done. */
+static struct quiet become_quiet(struct us_loop_t *loop) {
+    struct quiet quiet = {0, 1};
+    if (loop->pipe_signal_asked != loop->iteration || !loop->running) {
+        loop->pipe_signal_asked = loop->iteration;
+        loop->pipe_signal_ignored = (uint8_t) sys_is_signal_ignored(SIGPIPE);
+    }
+    if (!loop->pipe_signal_ignored) {
+        quiet.held = !sys_signal_hold(SIGPIPE);
+        quiet.was_pending = !quiet.held && sys_is_signal_pending(SIGPIPE);
+    }
+    return quiet;
+}
+
+static void end_quiet(struct quiet quiet, ssize_t result) {
+    if (result == -EPIPE && !quiet.was_pending) {
+        sys_signal_drop(SIGPIPE);
+    }
+    if (quiet.held) {
+        sys_signal_release(SIGPIPE);
+    }
+}
+#endif
+
+ssize_t us_internal_readiness_send_file(struct us_loop_t *loop, struct us_poll_t *p, int file,
+                                        uint64_t offset, size_t length) {
+#ifdef __linux__
+    struct quiet quiet = become_quiet(loop);
+    ssize_t result;
+    do {
+        result = sys_sendfile(p->fd, file, (off_t) offset, length);
+    } while (result == -EINTR);
+    end_quiet(quiet, result);
+    return result;
+#else
+    (void) loop, (void) p, (void) file, (void) offset, (void) length;
+    return -ENOSYS;
+#endif
+}
+
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length) {
     (void) loop;
