@@ -968,6 +968,8 @@ pub const USX_REASON_DEADLINE: c_int = 11;
 pub const USX_REASON_PRELUDE: c_int = 12;
 /// A file that was being sent cannot be read: `error`; `ENODATA`: it got shorter.
 pub const USX_REASON_FILE: c_int = 13;
+/// The socket to or from which it was piped has closed.
+pub const USX_REASON_PIPE: c_int = 14;
 
 /// See "Sockets" in `usockets_ext.h`.
 #[repr(C)]
@@ -1112,6 +1114,23 @@ unsafe extern "C" {
     pub fn usx_socket_send_file(s: *mut us_socket_t, fd: c_int, offset: u64, length: u64) -> c_int;
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_buffered(s: *mut us_socket_t) -> usize;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_pipe(
+        source: *mut us_socket_t,
+        target: *mut us_socket_t,
+        flags: c_int,
+    ) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_context_on_pipe_end(
+        context: *mut us_socket_context_t,
+        on_pipe_end: Option<
+            unsafe extern "C" fn(s: *mut us_socket_t, result: c_int) -> *mut us_socket_t,
+        >,
+    );
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_is_piped(s: *mut us_socket_t) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
+    pub fn usx_socket_piped_bytes(s: *mut us_socket_t) -> u64;
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_needs_drain(s: *mut us_socket_t) -> c_int;
     /// See "Output" in `usockets_ext.h`.

@@ -332,6 +332,7 @@ int usx_socket_is_moving(struct us_socket_t *s);
 #define USX_REASON_DEADLINE 11       /* a policy deadline has passed: `error` is one of USX_DEADLINE_* */
 #define USX_REASON_PRELUDE 12        /* what it was to begin with did not come: see `error` */
 #define USX_REASON_FILE 13           /* a file that was being sent cannot be read: `error`; ENODATA: it got shorter */
+#define USX_REASON_PIPE 14           /* the socket to or from which it was piped has closed */
 struct usx_close_reason {
     int kind;  /* one of USX_REASON_* */
     int error; /* errno or EAI_* code where the kind says so, else 0 */
@@ -458,6 +459,36 @@ int usx_socket_send_file(struct us_socket_t *s, int fd, uint64_t offset, uint64_
 
 /* Bytes accepted and not yet taken by the system, those of files included. The limits mind memory alone. */
 size_t usx_socket_buffered(struct us_socket_t *s);
+
+/* What `source` receives goes to `target` from now on, and not to on_data any more; where the system can do that without
+ * a copy in this process (splice(2)), else received and sent. Bytes that were kept at an adoption go first. Nothing more
+ * is received while the target has no room. A second pipe the other way makes a proxy.
+ *
+ * When the source's stream ends, the target is shut down after all that it was given, and the source gets on_pipe_end
+ * in place of on_end. Without such a handler it stays open while it is the target of another pipe, and gets on_end as
+ * always if it is not. When one of the two closes, so does the other, with USX_REASON_PIPE and, unless the end was in
+ * order, with a reset. With USX_PIPE_LEAVE_OPEN nothing is passed on: the target stays as it is when the source ends or
+ * closes, and when the target closes, the source gets on_pipe_end. In either case a target that is shut down or
+ * closed after a flush by the program ends the pipe: on_pipe_end, and on_data after that. Each pipe ends in exactly one
+ * on_pipe_end or with the on_close of its source.
+ *
+ * The target may be written to meanwhile; what is written goes between two chunks. Pause and resume of the source stop
+ * the pipe and let it go on. Sockets that are piped can't be adopted.
+ * 0, -ENOTCONN (one of them is not open), -EPIPE (the target takes no output), -EALREADY (the source has a pipe, or its
+ * on_pipe_end is to come), -EBUSY (the target has one), -EXDEV (another loop), -EINVAL (one and the same, or a context
+ * that does not defer), -ENOMEM. */
+int usx_socket_pipe(struct us_socket_t *source, struct us_socket_t *target, int flags);
+#define USX_PIPE_LEAVE_OPEN 1
+
+/* `result` is one of USX_PIPE_END_*. */
+void usx_context_on_pipe_end(struct us_socket_context_t *context,
+                             struct us_socket_t *(*on_pipe_end)(struct us_socket_t *s, int result));
+#define USX_PIPE_END_SOURCE 1 /* the stream of the source has ended, and all of it was passed on */
+#define USX_PIPE_END_TARGET 2 /* the target takes no more */
+
+/* Non-zero while the input of the socket goes to another one; and the bytes that went by pipes in all. */
+int usx_socket_is_piped(struct us_socket_t *s);
+uint64_t usx_socket_piped_bytes(struct us_socket_t *s);
 
 /* Non-zero while on_drain is to come. */
 int usx_socket_needs_drain(struct us_socket_t *s);

@@ -116,6 +116,9 @@ int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *ta
     if (!cold) {
         return -ENOMEM;
     }
+    if (cold->pipe_to || cold->pipe_from) {
+        return -EBUSY;
+    }
     int result = keep_unread(loop, s, unread);
     if (result < 0) {
         return result;

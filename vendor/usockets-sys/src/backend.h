@@ -101,6 +101,11 @@ struct backend {
     /* Sends at most `length` bytes that `file` has from `offset` on, without a copy in this process. 0: the file ends
      * there. NULL, and -EINVAL or -ENOSYS for this file: the caller reads and sends. */
     ssize_t (*send_file)(struct us_loop_t *loop, struct us_poll_t *p, int file, uint64_t offset, size_t length);
+    /* Moves at most `length` received bytes into a pipe, and from a pipe to be sent, without a copy in this process.
+     * Answers as `receive` and `send`. NULL, and -EINVAL or -ENOSYS for this descriptor: the caller receives, reads
+     * and sends. */
+    ssize_t (*splice_in)(struct us_loop_t *loop, struct us_poll_t *p, int pipe, size_t length);
+    ssize_t (*splice_out)(struct us_loop_t *loop, struct us_poll_t *p, int pipe, size_t length);
     /* An accepted descriptor, non-blocking and close-on-exec, and the peer's address; or a negative errno. */
     int (*accept)(struct us_loop_t *loop, struct us_poll_t *p, struct sockaddr_storage *address,
                   socklen_t *length);

@@ -88,6 +88,7 @@ void us_internal_socket_close_now(struct us_socket_t *s, int reason_kind, int er
     if (!(s->flags & S_CLOSED)) {
         if (!(s->flags & S_CLOSING)) {
             begin(s, reason_kind, error);
+            us_internal_pipe_closing(s);
         }
         finish(s, (struct close_words){0, NULL});
     }
@@ -97,6 +98,7 @@ void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind) {
     if (!us_internal_socket_gone(s)) {
         begin(s, reason_kind, 0);
         us_internal_effect_push(s->context->loop, s);
+        us_internal_pipe_closing(s);
     }
 }
 
@@ -132,6 +134,7 @@ void usx_socket_close_after_flush(struct us_socket_t *s) {
     if (s->p.kind != POLL_KIND_SOCKET || us_internal_socket_gone(s)) {
         return;
     }
+    us_internal_pipe_target_ended(s);
     us_internal_output_settle(s);
     if (us_internal_has_output(s->context->loop, s)) {
         s->flags |= S_CLOSE_WANTED;

@@ -8,27 +8,20 @@
 
 #define ENDED (BACKEND_ERROR | BACKEND_HANGUP)
 
-/* How a stretch of reading came to its end. */
-enum read_end {
-    READ_DRAINED, /* nothing is left for now */
-    READ_BUDGET,  /* something may be left */
-    READ_STOPPED, /* the program closed, paused or moved the socket, or the loop was halted */
-    READ_END,     /* end of the peer's stream */
-    READ_FAILED,
-};
-
 /* True while this socket may be given data. */
 static int wants_data(const struct us_loop_t *loop, const struct us_socket_t *s) {
     return !loop->halt && !(s->flags & (S_CLOSING | S_CLOSED | S_MOVING)) &&
-           s->p.interest & LIBUS_SOCKET_READABLE;
+           s->p.interest & LIBUS_SOCKET_READABLE && !us_internal_is_piped(s);
 }
 
 /* ------------------------------------------------------------------------------------------------
  * Reading
  * --------------------------------------------------------------------------------------------- */
 
-/* Something came: the deadline of the first byte is over, that of idleness begins anew. */
-static void first_or_more(struct us_socket_t *s) {
+void us_internal_received(struct us_socket_t *s, size_t length) {
+    struct us_loop_t *loop = s->context->loop;
+    loop->statistics.receives++;
+    loop->statistics.bytes_received += length;
     if (!(s->flags & S_RECEIVED)) {
         s->flags |= S_RECEIVED;
         us_internal_policy_arm(s, 0);
@@ -81,9 +74,7 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
     }
     ssize_t received = loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH);
     if (received > 0) {
-        loop->statistics.receives++;
-        loop->statistics.bytes_received += (uint64_t) received;
-        first_or_more(s);
+        us_internal_received(s, (size_t) received);
         deliver(loop, s, data, (size_t) received);
         s = us_internal_slot_socket(loop, slot);
         if (!wants_data(loop, s)) {
@@ -109,6 +100,10 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
 }
 
 static enum read_end receive_all(struct us_loop_t *loop, uint32_t slot, int ended, int *error) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
+    if (us_internal_is_piped(s)) {
+        return us_internal_pipe_forward(loop, s, ended, error);
+    }
     if (!deliver_kept_input(loop, slot)) {
         return READ_STOPPED;
     }
@@ -149,7 +144,21 @@ static void close_ended(struct us_socket_t *s, unsigned int ready) {
     }
 }
 
-static void peer_finished(struct us_socket_t *s) {
+/* `piped`: what came went through a pipe, which has ended with it. */
+static void tell_end(struct us_socket_t *s, int piped) {
+    const struct context_callbacks *on = &s->context->on;
+    if (piped && on->on_pipe_end) {
+        on->on_pipe_end(s, USX_PIPE_END_SOURCE);
+    } else if (piped && s->cold->pipe_from) {
+        return; /* the other direction goes on */
+    } else if (on->on_end) {
+        on->on_end(s);
+    } else {
+        us_internal_socket_close_now(s, USX_REASON_END, 0);
+    }
+}
+
+static void peer_finished(struct us_socket_t *s, int piped) {
     if (s->flags & S_SHUT) {
         us_internal_socket_close_now(s, USX_REASON_END, 0);
         return;
@@ -159,11 +168,7 @@ static void peer_finished(struct us_socket_t *s) {
     if (s->flags & (S_SHUT_WANTED | S_CLOSE_WANTED)) {
         return; /* it ends when the output is sent */
     }
-    if (s->context->on.on_end) {
-        s->context->on.on_end(s);
-    } else {
-        us_internal_socket_close_now(s, USX_REASON_END, 0);
-    }
+    tell_end(s, piped);
 }
 
 /* A hang-up on a paused socket of a deferring context is remembered. It would be reported for ever, so the
@@ -174,9 +179,11 @@ static void remember_hangup(struct us_loop_t *loop, struct us_socket_t *s) {
 }
 
 /* A program that waits for on_writable would wait for ever on such a socket, so then it is not held back; nor where the
- * peer must be told that the connection has failed. */
+ * peer must be told that the connection has failed. The same goes for a socket that waits for that to which it is piped,
+ * while its own output waits for the peer: the two might wait for each other. */
 static int holds_hangup_back(const struct us_socket_t *s) {
-    return s->context->deferring && s->flags & S_PAUSED &&
+    int held = (s->flags & (S_HELD | S_PENDING)) == S_HELD;
+    return s->context->deferring && (s->flags & S_PAUSED || held) &&
            !(s->flags & (S_END_SEEN | S_WRITE_SHORT | S_RESET));
 }
 
@@ -245,13 +252,15 @@ static void read_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned i
             close_ended(s, ready);
         }
         break;
-    case READ_END:
+    case READ_END: {
+        int piped = us_internal_pipe_source_ended(s);
         if (ready & ENDED) {
             close_ended(s, ready);
         } else {
-            peer_finished(s);
+            peer_finished(s, piped);
         }
         break;
+    }
     case READ_FAILED:
         close_failed(s, error);
         break;
@@ -311,6 +320,14 @@ void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, 
     }
     if (s->flags & S_CONNECTING) {
         us_internal_connect_ready(loop, s, ready);
+    } else if (s->flags & S_PIPE_OVER) {
+        uint32_t slot = s->p.slot;
+        us_internal_pipe_tell(s);
+        flush_own(loop, slot);
+        s = us_internal_slot_socket(loop, slot);
+        if (!us_internal_socket_gone(s)) {
+            us_internal_ready_push(loop, s, ready); /* what it was looked at for */
+        }
     } else {
         stream_ready(loop, s, ready);
         flush_own(loop, slot);

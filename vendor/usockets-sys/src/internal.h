@@ -6,6 +6,7 @@
  *   context.c socket.c listen.c connect.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
  *   output.c send.c file.c linger.c         what sockets send
+ *   output.c send.c file.c splice.c pipe.c linger.c    what sockets send
  *   timer.c wheel.c resolve.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c                    identities, memory, address helpers
  *   backend/                                the contract of backend.h
@@ -38,6 +39,8 @@
 #define BUDGET_SENDS 16           /* sends per socket and flush */
 #define BUDGET_DRAIN 4096         /* sockets of draining contexts looked at, and reports given, per turn */
 #define BUDGET_FILE_SENDS 4       /* of those, stretches of files */
+#define BUDGET_OUTSIDE_SENDS 4    /* of those, stretches of files and pipes */
+#define BUDGET_SPLICES 8          /* chunks taken from a piped socket per turn */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
  * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */
@@ -54,6 +57,10 @@
 /* Bytes of a file that are sent by one call, and that are read at a time where the system can't send them by itself. */
 #define FILE_LENGTH (1024 * 1024)
 #define FILE_COPY_LENGTH (64 * 1024)
+
+/* Bytes that move from one socket to another by two calls, and empty pipes that a loop keeps for it. */
+#define SPLICE_LENGTH (256 * 1024)
+#define PIPES_KEPT 16
 
 /* Delay before a listener that ran out of descriptors or memory tries again, unless a release of a socket of
  * the loop comes first. */
@@ -153,10 +160,13 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_DRAIN_DUE 0x10000000u    /* on_drain_requested is a pending effect */
 #define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
 #define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
+#define S_HELD 0x1000000u      /* nothing is received, because the socket that it is piped to has no room */
+#define S_PIPE_OVER 0x2000000u /* a pipe has ended, on_pipe_end is to come from the ready queue */
 
 enum output_kind {
     OUTPUT_MEMORY,
     OUTPUT_FILE, /* file.c */
+    OUTPUT_PIPE, /* splice.c */
 };
 
 /* One piece of the output of a socket (output.c). */
@@ -168,7 +178,8 @@ struct output_item {
     void (*release)(void *argument); /* of memory that somebody else owns; NULL: a copy */
     void *argument;
     uint64_t offset;   /* file: where what is left begins */
-    int fd;            /* file: its descriptor, owned */
+    int fd;            /* file: its descriptor, owned; pipe: its end to read from */
+    int pipe_in;       /* pipe: its other end */
     uint8_t kind;      /* enum output_kind */
     uint8_t copied;    /* file: the system can't send it by itself */
     max_align_t copy[]; /* where a copy begins */
@@ -195,6 +206,11 @@ struct socket_cold {
     struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
     size_t output_length;    /* of all items in memory together */
     size_t outside_length;   /* of the others */
+    struct us_socket_t *pipe_to;   /* where its input goes instead of to on_data; pipe.c */
+    struct us_socket_t *pipe_from; /* whose input it gets. Neither of two that are linked moves in memory */
+    uint64_t piped;                /* bytes that went by pipe_to */
+    uint8_t pipe_flags;            /* USX_PIPE_* and PIPE_COPIES */
+    uint8_t pipe_result;           /* while S_PIPE_OVER: USX_PIPE_END_* */
 };
 
 /* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
@@ -253,6 +269,7 @@ struct context_callbacks {
     struct us_socket_t *(*on_end)(struct us_socket_t *);
     struct us_socket_t *(*on_drain)(struct us_socket_t *);
     struct us_socket_t *(*on_drain_requested)(struct us_socket_t *);
+    struct us_socket_t *(*on_pipe_end)(struct us_socket_t *, int);
     void (*on_server_name)(struct us_socket_context_t *, const char *);
     void (*on_release)(struct us_socket_context_t *);
 };
@@ -388,6 +405,8 @@ struct us_loop_t {
     struct usx_gather gather; /* output of one socket, collected; its `id` is 0 when it is nobody's */
     char *gather_buffer;      /* NULL before the first use */
     char *file_buffer;        /* FILE_COPY_LENGTH; NULL before the first use */
+    struct output_item *pipes; /* empty ones, kept */
+    uint32_t pipe_count;
     uint32_t gather_slot;     /* whose bytes are in it, if there are any */
     uint32_t collected;       /* sockets with collected output elsewhere */
     size_t collected_length;  /* memory of that */
@@ -632,8 +651,19 @@ void us_internal_user_polls_close_all(struct us_loop_t *loop, int silent);
 void us_internal_dispatch(struct us_loop_t *loop, struct us_poll_t *p, unsigned int ready);
 void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
 
+/* How a stretch of reading came to its end. */
+enum read_end {
+    READ_DRAINED, /* nothing is left for now */
+    READ_BUDGET,  /* something may be left */
+    READ_STOPPED, /* the program closed, paused or moved the socket, or the loop was halted; or a pipe is full */
+    READ_END,     /* end of the peer's stream */
+    READ_FAILED,
+};
+/* Bytes came: the deadline of the first byte is over, that of idleness begins anew. */
+void us_internal_received(struct us_socket_t *s, size_t length);
+
 /* ------------------------------------------------------------------------------------------------
- * output.c, send.c, file.c, linger.c
+ * output.c, send.c, file.c, splice.c, pipe.c, linger.c
  * --------------------------------------------------------------------------------------------- */
 
 /* States in which a socket takes no bytes of a write. */
@@ -688,6 +718,38 @@ size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t lengt
 /* Sends some of a file that is at the front of the output. Bytes that went; sets *blocked as above. */
 size_t us_internal_file_send(struct us_socket_t *s, struct output_item *item, int *blocked);
 
+/* Accepts `slices` whatever waits. What can't be kept breaks the connection. */
+void us_internal_output_pass(struct us_socket_t *s, const struct iovec *slices, int count);
+/* The first item is in memory from now on. */
+void us_internal_output_replace(struct us_socket_t *s, struct output_item *item);
+
+/* An empty pipe, as an item that can be put into the output of a socket. NULL: there is none. */
+struct output_item *us_internal_splice_take(struct us_loop_t *loop);
+/* Gives one back, empty or not. */
+void us_internal_splice_give(struct us_loop_t *loop, struct output_item *item);
+/* Sends some of what is in a pipe at the front of the output. Bytes that went; sets *blocked as above. */
+size_t us_internal_splice_send(struct us_socket_t *s, struct output_item *item, int *blocked);
+void us_internal_splice_free(struct us_loop_t *loop);
+/* True if the back end or the system can't do it this way with this descriptor. */
+int us_internal_splice_is_refused(ssize_t result);
+
+#define PIPE_COPIES 0x80u /* in pipe_flags: one of the two can't be spliced */
+/* Moves input of a piped socket on to the other one. */
+enum read_end us_internal_pipe_forward(struct us_loop_t *loop, struct us_socket_t *s, int ended, int *error);
+/* The stream of a socket has ended: passes that on. Non-zero: it was piped. */
+int us_internal_pipe_source_ended(struct us_socket_t *s);
+/* This socket takes no more output. */
+void us_internal_pipe_target_ended(struct us_socket_t *s);
+/* Its output has left. */
+void us_internal_pipe_target_drained(struct us_socket_t *s);
+/* It has just begun to close. */
+void us_internal_pipe_closing(struct us_socket_t *s);
+/* S_PIPE_OVER: tells the program. */
+void us_internal_pipe_tell(struct us_socket_t *s);
+static inline int us_internal_is_piped(const struct us_socket_t *s) {
+    return s->cold && s->cold->pipe_to;
+}
+
 /* Instead of closing the descriptor of a socket that was just closed for the program. Zero: there is nothing to
  * linger for. */
 int us_internal_linger_begin(struct us_socket_t *s);
@@ -735,6 +797,8 @@ static inline int us_internal_socket_gone(const struct us_socket_t *s) {
     return (s->flags & (S_CLOSING | S_CLOSED)) != 0;
 }
 void us_internal_shutdown_now(struct us_socket_t *s); /* whatever waits */
+/* Receives again, if nothing else is against it. */
+void us_internal_socket_read_again(struct us_socket_t *s);
 /* Changes interest; a failure closes the socket in a later dispatch. */
 int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
 /* Something on this socket failed for good: it is closed in a later dispatch, with `error` as the reason. */

@@ -13,7 +13,7 @@
 /* The reasons for which what was accepted is still sent. */
 static int is_orderly(int reason_kind) {
     return reason_kind == USX_REASON_LOCAL || reason_kind == USX_REASON_END ||
-           reason_kind == USX_REASON_CONTEXT_CLOSED;
+           reason_kind == USX_REASON_CONTEXT_CLOSED || reason_kind == USX_REASON_PIPE;
 }
 
 static int make_context(struct us_loop_t *loop) {

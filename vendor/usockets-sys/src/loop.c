@@ -645,6 +645,7 @@ void us_loop_free(struct us_loop_t *loop) {
     sys_free(loop->lingering);
     sys_free(loop->gather_buffer);
     sys_free(loop->file_buffer);
+    us_internal_splice_free(loop);
     sys_free(loop->heap.entries);
     sys_free(loop->events);
     sys_free(loop);

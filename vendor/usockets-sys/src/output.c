@@ -53,7 +53,11 @@ static struct output_item *pop(struct us_socket_t *s) {
     return item;
 }
 
-static void free_item(struct output_item *item) {
+static void free_item(struct us_loop_t *loop, struct output_item *item) {
+    if (item->kind == OUTPUT_PIPE) {
+        us_internal_splice_give(loop, item);
+        return;
+    }
     if (item->release) {
         item->release(item->argument);
     }
@@ -67,8 +71,10 @@ static void free_item(struct output_item *item) {
 static void consume(struct us_socket_t *s, size_t length) {
     struct socket_cold *cold = s->cold;
     while (length && length >= cold->output->length) {
-        length -= cold->output->length;
-        free_item(pop(s));
+        struct output_item *item = pop(s);
+        length -= item->length;
+        item->length = 0;
+        free_item(s->context->loop, item);
     }
     if (length) {
         struct output_item *item = cold->output;
@@ -100,6 +106,18 @@ size_t us_internal_slices_length(const struct iovec *slices, int count) {
         length += slices[i].iov_len;
     }
     return length;
+}
+
+void us_internal_output_replace(struct us_socket_t *s, struct output_item *item) {
+    struct socket_cold *cold = s->cold;
+    struct output_item *old = pop(s);
+    item->next = cold->output;
+    cold->output = item;
+    if (!item->next) {
+        cold->output_last = item;
+    }
+    count_queued(s, item, item->length);
+    free_item(s->context->loop, old);
 }
 
 int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices, int count, size_t skip) {
@@ -295,12 +313,13 @@ static void become_pending(struct us_socket_t *s) {
 /* `more` is MSG_MORE where something will follow at once. */
 static int send_output(struct us_socket_t *s, int more) {
     int blocked = 0;
-    int files = 0;
-    for (int i = 0; i < BUDGET_SENDS && files < BUDGET_FILE_SENDS && !blocked; i++) {
+    int outside = 0;
+    for (int i = 0; i < BUDGET_SENDS && outside < BUDGET_OUTSIDE_SENDS && !blocked; i++) {
         struct output_item *first = s->cold ? s->cold->output : NULL;
-        if (first && first->kind == OUTPUT_FILE) {
-            files++;
-            consume(s, us_internal_file_send(s, first, &blocked));
+        if (first && first->kind != OUTPUT_MEMORY) {
+            outside++;
+            consume(s, first->kind == OUTPUT_FILE ? us_internal_file_send(s, first, &blocked)
+                                                  : us_internal_splice_send(s, first, &blocked));
             continue;
         }
         struct iovec slices[SLICES_PER_SEND];
@@ -515,7 +534,7 @@ void us_internal_output_discard(struct us_socket_t *s) {
         empty_buffer(loop);
     }
     while (s->cold && s->cold->output) {
-        free_item(pop(s));
+        free_item(loop, pop(s));
     }
     if (s->flags & S_PENDING) {
         us_internal_stall_end(s);
@@ -547,6 +566,7 @@ int us_internal_output_ready(struct us_loop_t *loop, uint32_t slot) {
     if (!left) {
         us_internal_stall_end(s);
         finished(s);
+        us_internal_pipe_target_drained(s);
     } else if (usx_socket_buffered(s) < before) {
         us_internal_stall_begin(s);
     }

@@ -46,17 +46,12 @@ static size_t write_first(struct us_socket_t *s, const struct iovec *slices, int
     return written;
 }
 
-int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count) {
-    size_t length = us_internal_slices_length(slices, count);
-    int result = us_internal_output_admit(s, length);
-    if (result < 0 || !length) {
-        return result;
-    }
+static int send_all(struct us_socket_t *s, const struct iovec *slices, int count, size_t length) {
     size_t written = write_first(s, slices, count);
     if (written == length) {
         return 0;
     }
-    result = us_internal_output_append(s, slices, count, written);
+    int result = us_internal_output_append(s, slices, count, written);
     if (result < 0 && written) {
         us_internal_socket_break_later(s, USX_REASON_ERROR, ENOMEM); /* half of it is on its way */
     }
@@ -64,6 +59,18 @@ int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count
         queued(s);
     }
     return result;
+}
+
+int usx_socket_send(struct us_socket_t *s, const struct iovec *slices, int count) {
+    size_t length = us_internal_slices_length(slices, count);
+    int result = us_internal_output_admit(s, length);
+    return result < 0 || !length ? result : send_all(s, slices, count, length);
+}
+
+void us_internal_output_pass(struct us_socket_t *s, const struct iovec *slices, int count) {
+    if (send_all(s, slices, count, us_internal_slices_length(slices, count)) < 0) {
+        us_internal_socket_break_later(s, USX_REASON_ERROR, ENOMEM);
+    }
 }
 
 int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length,

@@ -98,7 +98,7 @@ void us_internal_socket_break_later(struct us_socket_t *s, int reason_kind, int 
 }
 
 int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
-    if (s->flags & S_END_SEEN) {
+    if (s->flags & (S_END_SEEN | S_HELD)) {
         /* Nothing comes after the end, and it is told once, even if the program turns reading on again. */
         interest &= ~(unsigned int) LIBUS_SOCKET_READABLE;
     }
@@ -161,6 +161,7 @@ void us_socket_shutdown(int ssl, struct us_socket_t *s) {
         return;
     }
     s->flags &= ~S_WRITE_SHORT;
+    us_internal_pipe_target_ended(s);
     us_internal_output_settle(s);
     if (s->flags & S_PENDING) {
         s->flags |= S_SHUT_WANTED;
@@ -205,11 +206,14 @@ void usx_socket_pause(struct us_socket_t *s) {
 }
 
 void usx_socket_resume(struct us_socket_t *s) {
-    if (!(s->flags & S_PAUSED)) {
-        return;
+    if (s->flags & S_PAUSED) {
+        s->flags &= ~S_PAUSED;
+        us_internal_socket_read_again(s);
     }
-    s->flags &= ~S_PAUSED;
-    if (s->flags & S_NO_INTEREST) {
+}
+
+void us_internal_socket_read_again(struct us_socket_t *s) {
+    if (s->flags & (S_NO_INTEREST | S_PAUSED | S_HELD)) {
         return;
     }
     us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_READABLE);

@@ -233,6 +233,14 @@ static inline int sys_eventfd(unsigned int value, int flags) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(eventfd(value, flags));
 }
+static inline int sys_pipe2(int ends[2], int flags) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(pipe2(ends, flags));
+}
+static inline ssize_t sys_splice(int from, int to, size_t length, unsigned int flags) {
+    int fault = us_internal_fault_transfer(&length);
+    return fault != 0 ? fault : sys_transferred(splice(from, NULL, to, NULL, length, flags));
+}
 static inline ssize_t sys_sendfile(int fd, int file, off_t offset, size_t length) {
     int fault = us_internal_fault_transfer(&length);
     return fault != 0 ? fault : sys_transferred(sendfile(fd, file, &offset, length));

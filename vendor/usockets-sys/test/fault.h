@@ -36,6 +36,7 @@ void scenario_prelude(void);
 
 /* fault_transfers.c */
 void scenario_send_file(void);
+void scenario_pipe(void);
 
 /* fault_time.c */
 void scenario_timers(void);

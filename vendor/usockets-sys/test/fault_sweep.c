@@ -45,6 +45,7 @@ const struct scenario scenarios[] = {
     {"adopt-later", scenario_adopt_later},
     {"prelude", scenario_prelude},
     {"send-file", scenario_send_file},
+    {"pipe", scenario_pipe},
     {"timers", scenario_timers},
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},

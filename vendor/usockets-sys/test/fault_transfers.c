@@ -1,4 +1,4 @@
-/* Scenarios in which the system moves the bytes: files. */
+/* Scenarios in which the system moves the bytes: files, pipes. */
 #include "fault.h"
 
 #include <sys/mman.h>
@@ -73,6 +73,67 @@ void scenario_send_file(void) {
     if (port != 0 && fault_open(&side, port, &fd)) {
         read_stream(loop, fd, TOTAL);
         RUN_UNTIL(loop, side.count[CLOSE] == side.count[OPEN]);
+    }
+    finish(loop);
+    ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Pipes
+ * --------------------------------------------------------------------------------------------- */
+
+#define PIPED ((size_t) 1 << 20)
+
+/* Test stream from one peer to the other, with the loop between them, and its end. What arrives is right up to where
+ * it breaks off. */
+static void pass_stream(struct us_loop_t *loop, int from, int to) {
+    static char out[64 * 1024], in[64 * 1024];
+    size_t written = 0, got = 0;
+    for (int sending = 1;;) {
+        size_t part = PIPED - written < sizeof out ? PIPED - written : sizeof out;
+        pattern_fill(out, written, part);
+        ssize_t count = sending && part > 0 ? send(from, out, part, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+        written += count > 0 ? (size_t) count : 0;
+        if (sending && (written == PIPED || (count < 0 && errno != EAGAIN))) {
+            sending = 0;
+            (void) shutdown(from, SHUT_WR);
+        }
+        ASSERT_GE(usx_loop_turn(loop, (long long) MILLISECONDS(sending ? 0 : 1)), 0);
+        count = recv(to, in, sizeof in, MSG_DONTWAIT);
+        if (count == 0 || (count < 0 && errno != EAGAIN)) {
+            ASSERT((count == 0 && got == PIPED) || !fault_must_succeed());
+            return;
+        }
+        if (count > 0) {
+            pattern_check(in, got, (size_t) count);
+            got += (size_t) count;
+        }
+    }
+}
+
+void scenario_pipe(void) {
+    struct side side = {.deferring = 1};
+    struct us_loop_t *loop = fault_begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    int port = fault_listen(&side);
+    int peers[2];
+    struct us_socket_t *sockets[2];
+    int opened = 0;
+    while (opened < 2 && port != 0 && fault_open(&side, port, &peers[opened])) {
+        sockets[opened++] = side.opened;
+    }
+    /* The fault may have closed the first one while the second was made. */
+    if (opened == 2 && side.count[CLOSE] == 0) {
+        int there = usx_socket_pipe(sockets[0], sockets[1], 0);
+        int back = there < 0 ? there : usx_socket_pipe(sockets[1], sockets[0], 0);
+        ASSERT(back == 0 || !fault_must_succeed());
+        if (back == 0) {
+            pass_stream(loop, peers[0], peers[1]);
+            pass_stream(loop, peers[1], peers[0]);
+            RUN_UNTIL(loop, side.count[CLOSE] == side.count[OPEN]);
+        }
     }
     finish(loop);
     ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);

@@ -93,6 +93,37 @@ ssize_t us_internal_readiness_send_file(struct us_loop_t *loop, struct us_poll_t
 #endif
 }
 
+ssize_t us_internal_readiness_splice_in(struct us_loop_t *loop, struct us_poll_t *p, int pipe,
+                                        size_t length) {
+    (void) loop;
+#ifdef __linux__
+    ssize_t result;
+    do {
+        result = sys_splice(p->fd, pipe, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    } while (result == -EINTR);
+    return result;
+#else
+    (void) p, (void) pipe, (void) length;
+    return -ENOSYS;
+#endif
+}
+
+ssize_t us_internal_readiness_splice_out(struct us_loop_t *loop, struct us_poll_t *p, int pipe,
+                                         size_t length) {
+#ifdef __linux__
+    struct quiet quiet = become_quiet(loop);
+    ssize_t result;
+    do {
+        result = sys_splice(pipe, p->fd, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    } while (result == -EINTR);
+    end_quiet(quiet, result);
+    return result;
+#else
+    (void) loop, (void) p, (void) pipe, (void) length;
+    return -ENOSYS;
+#endif
+}
+
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length) {
     (void) loop;

@@ -11,6 +11,10 @@ ssize_t us_internal_readiness_send(struct us_loop_t *loop, struct us_poll_t *p,
                                    const struct iovec *slices, int count, int flags);
 ssize_t us_internal_readiness_send_file(struct us_loop_t *loop, struct us_poll_t *p, int file,
                                         uint64_t offset, size_t length);
+ssize_t us_internal_readiness_splice_in(struct us_loop_t *loop, struct us_poll_t *p, int pipe,
+                                        size_t length);
+ssize_t us_internal_readiness_splice_out(struct us_loop_t *loop, struct us_poll_t *p, int pipe,
+                                         size_t length);
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length);
 int us_internal_readiness_connect(struct us_loop_t *loop, struct us_poll_t *p,
