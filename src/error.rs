@@ -111,6 +111,10 @@ pub enum UsError {
     /// over it takes no new socket either.
     #[error("the context is draining")]
     Draining,
+    /// The socket has a pipe already, in that direction; or it cannot be adopted because it has one. See
+    /// [`pipe_to`](crate::Socket::pipe_to).
+    #[error("the socket is piped already")]
+    Piped,
 
     /// The handle is of something that is no more: a socket or listener that was closed in an
     /// earlier iteration, or a socket that [`adopt`](crate::Socket::adopt) has moved to another
@@ -184,6 +188,7 @@ impl UsError {
             | Self::WrongType
             | Self::StateInUse
             | Self::LoopAlreadyRunning
+            | Self::Piped
             | Self::JobPanicked => ErrorKind::Other,
         }
     }

@@ -118,3 +118,4 @@ pub use proxy::{IpPrefix, ProxyHeader, ProxyHeaderError, ProxyProtocol, ProxyTlv
 pub use reason::CloseReason;
 pub use socket::Socket;
 pub use timer::{Timer, TimerRef};
+pub use transfer::PipeEnd;

@@ -49,6 +49,8 @@ pub enum CloseReason {
         /// The system's number of the error (`errno`).
         errno: i32,
     },
+    /// The socket to or from which it was [piped](crate::Socket::pipe_to) has closed.
+    Pipe,
     /// A deadline has passed: see [`Deadlines`](crate::Deadlines).
     Deadline(DeadlineKind),
     /// The program closed the [context](crate::SocketContext::close).
@@ -87,6 +89,7 @@ impl CloseReason {
             sys::USX_REASON_RESET => Self::Reset,
             sys::USX_REASON_HANGUP => Self::HangUp,
             sys::USX_REASON_FILE => Self::File { errno: raw.error },
+            sys::USX_REASON_PIPE => Self::Pipe,
             sys::USX_REASON_DEADLINE => Self::Deadline(DeadlineKind::from_raw(raw.error)),
             sys::USX_REASON_CONTEXT_CLOSED => Self::ContextClosed,
             sys::USX_REASON_LOOP_CLOSED => Self::LoopClosed,
@@ -111,6 +114,7 @@ impl fmt::Display for CloseReason {
                 let error = io::Error::from_raw_os_error(*errno);
                 return write!(f, "a file that was sent cannot be read: {error}");
             }
+            Self::Pipe => "closed with the socket to or from which it was piped",
             Self::Deadline(kind) => return kind.fmt(f),
             Self::ContextClosed => "closed with its context",
             Self::LoopClosed => "closed with the loop",

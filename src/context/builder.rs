@@ -12,6 +12,7 @@ use crate::incoming::{Incoming, OpenInfo};
 use crate::reason::CloseReason;
 use crate::socket::Socket;
 use crate::trampoline::ContextSettings;
+use crate::transfer::PipeEnd;
 
 /// Collects the callbacks of a [`SocketContext`].
 ///
@@ -139,6 +140,15 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static,
     ) -> Self {
         self.callbacks.on_drain_requested = Some(Box::new(f));
+    /// A [pipe](Socket::pipe_to) from this socket has ended while it is open. When the peer has finished
+    /// ([`SourceEnded`](PipeEnd::SourceEnded)) this takes the place of [`on_end`](Self::on_end);
+    /// [`piped_bytes`](Socket::piped_bytes) says how many bytes it were. Unset: `on_end`, or nothing while another
+    /// socket is piped to this one. Beneath: `usx_context_on_pipe_end`.
+    pub fn on_pipe_end(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, PipeEnd) + 'static,
+    ) -> Self {
+        self.callbacks.on_pipe_end = Some(Box::new(f));
         self
     }
 

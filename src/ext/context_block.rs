@@ -13,6 +13,7 @@ use crate::incoming::{Incoming, OpenInfo};
 use crate::reason::CloseReason;
 use crate::shell::Shell;
 use crate::socket::Socket;
+use crate::transfer::PipeEnd;
 
 /// What a context has in its ext, whatever its types.
 #[repr(C)]
@@ -61,12 +62,14 @@ pub(crate) struct Callbacks<const SSL: bool, T: 'static, S: 'static> {
     pub(crate) on_adopt: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_drain: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_drain_requested: Option<OnEvent<SSL, T, S>>,
+    pub(crate) on_pipe_end: Option<OnPipeEnd<SSL, T, S>>,
     pub(crate) accept_filter: Option<AcceptFilter<T>>,
 }
 
 type OnOpen<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &OpenInfo)>;
 type OnData<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &mut [u8])>;
 type OnEvent<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S)>;
+type OnPipeEnd<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, PipeEnd)>;
 type OnClose<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &CloseReason)>;
 type OnConnectError<const SSL: bool, T, S> =
     Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &UsError)>;
@@ -86,6 +89,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Default for Callbacks<SSL, T, S> {
             on_adopt: None,
             on_drain: None,
             on_drain_requested: None,
+            on_pipe_end: None,
             accept_filter: None,
         }
     }
@@ -102,6 +106,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Callbacks<SSL, T, S> {
             on_long_timeout: self.on_long_timeout.is_some(),
             on_drain: self.on_drain.is_some(),
             on_drain_requested: self.on_drain_requested.is_some(),
+            on_pipe_end: self.on_pipe_end.is_some(),
             accept_filter: self.accept_filter.is_some(),
         }
     }
@@ -116,6 +121,7 @@ pub(crate) struct Wanted {
     pub(crate) on_long_timeout: bool,
     pub(crate) on_drain: bool,
     pub(crate) on_drain_requested: bool,
+    pub(crate) on_pipe_end: bool,
     pub(crate) accept_filter: bool,
 }
 

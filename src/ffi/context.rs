@@ -119,6 +119,11 @@ impl<'a> RawContext<'a> {
         output == 0 && deadlines == 0
     }
 
+    pub(crate) fn on_pipe_end(self, function: function::ConnectError) {
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_on_pipe_end(self.as_ptr(), Some(function)) };
+    }
+
     pub(crate) fn on_drain(self, function: function::Plain) {
         // SAFETY: the context is alive (see `live`).
         unsafe { sys::usx_context_on_drain(self.as_ptr(), Some(function)) };

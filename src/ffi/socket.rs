@@ -182,6 +182,23 @@ impl<'a> RawSocket<'a> {
         Ok(())
     }
 
+    /// Has its input go to another socket of the loop.
+    pub(crate) fn pipe(self, target: RawSocket<'_>, leave_open: bool) -> io::Result<()> {
+        let flags = if leave_open { sys::USX_PIPE_LEAVE_OPEN } else { 0 };
+        // SAFETY: both sockets are alive (see `live`); the engine checks their loops and states.
+        check(unsafe { sys::usx_socket_pipe(self.as_ptr(), target.as_ptr(), flags) })
+    }
+
+    pub(crate) fn is_piped(self) -> bool {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_is_piped(self.as_ptr()) != 0 }
+    }
+
+    pub(crate) fn piped_bytes(self) -> u64 {
+        // SAFETY: the socket is alive (see `live`).
+        unsafe { sys::usx_socket_piped_bytes(self.as_ptr()) }
+    }
+
     /// Bytes accepted that the system has not taken yet.
     pub(crate) fn buffered(self) -> usize {
         // SAFETY: the socket is alive (see `live`).

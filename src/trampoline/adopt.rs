@@ -71,6 +71,7 @@ where
             Some(libc::EINVAL) => UsError::invalid("unread", "it is more than the data at hand"),
             Some(libc::ENOTCONN) => UsError::Closed,
             Some(libc::EALREADY) => UsError::Stale,
+            Some(libc::EBUSY) => UsError::Piped,
             Some(libc::EXDEV) => UsError::WrongLoop,
             _ => UsError::io("adopt", error),
         }

@@ -13,6 +13,7 @@ use crate::incoming::{OpenInfo, Origin};
 use crate::reason::{CloseReason, connect_error};
 use crate::shell::Shell;
 use crate::socket::Socket;
+use crate::transfer::PipeEnd;
 
 /// Has the engine call for what the program wants, and for what makes and drops state.
 pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
@@ -36,6 +37,9 @@ pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
     }
     if wanted.on_long_timeout {
         context.on_long_timeout(on_long_timeout::<SSL, T, S>);
+    }
+    if wanted.on_pipe_end {
+        context.on_pipe_end(on_pipe_end::<SSL, T, S>);
     }
     if wanted.on_drain {
         context.on_drain(on_drain::<SSL, T, S>);
@@ -165,6 +169,20 @@ unsafe extern "C" fn on_close<const SSL: bool, T: 'static, S: 'static>(
         }
     });
     scene.state.dispose(scene.shell);
+    raw
+}
+
+unsafe extern "C" fn on_pipe_end<const SSL: bool, T: 'static, S: 'static>(
+    raw: *mut us_socket_t,
+    result: c_int,
+) -> *mut us_socket_t {
+    // SAFETY: C calls, and this function was registered for a context of these types.
+    let scene = unsafe { Scene::<SSL, T, S>::new(raw) };
+    scene.call(|callbacks, context_state, socket, state| {
+        if let Some(on_pipe_end) = &mut callbacks.on_pipe_end {
+            on_pipe_end(context_state, socket, state, PipeEnd::from_raw(result));
+        }
+    });
     raw
 }
 

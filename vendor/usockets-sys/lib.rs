@@ -1120,6 +1120,12 @@ unsafe extern "C" {
         target: *mut us_socket_t,
         flags: c_int,
     ) -> c_int;
+}
+
+/// A flag of [`usx_socket_pipe`]: the target stays open when the source ends.
+pub const USX_PIPE_LEAVE_OPEN: c_int = 1;
+
+unsafe extern "C" {
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_context_on_pipe_end(
         context: *mut us_socket_context_t,
@@ -1127,6 +1133,14 @@ unsafe extern "C" {
             unsafe extern "C" fn(s: *mut us_socket_t, result: c_int) -> *mut us_socket_t,
         >,
     );
+}
+
+/// The stream of the source has ended, and all of it was passed on.
+pub const USX_PIPE_END_SOURCE: c_int = 1;
+/// The target takes no more.
+pub const USX_PIPE_END_TARGET: c_int = 2;
+
+unsafe extern "C" {
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_is_piped(s: *mut us_socket_t) -> c_int;
     /// See "Output" in `usockets_ext.h`.

@@ -203,9 +203,9 @@ struct socket_cold {
     uint32_t stall_time; /* tick of loop->fine while S_PENDING, 0: disarmed */
     uint32_t collected_next; /* in loop->collected */
     struct output_item *output, *output_last; /* in order */
-    struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
     size_t output_length;    /* of all items in memory together */
     size_t outside_length;   /* of the others */
+    struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
     struct us_socket_t *pipe_to;   /* where its input goes instead of to on_data; pipe.c */
     struct us_socket_t *pipe_from; /* whose input it gets. Neither of two that are linked moves in memory */
     uint64_t piped;                /* bytes that went by pipe_to */
