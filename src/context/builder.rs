@@ -140,6 +140,9 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S) + 'static,
     ) -> Self {
         self.callbacks.on_drain_requested = Some(Box::new(f));
+        self
+    }
+
     /// A [pipe](Socket::pipe_to) from this socket has ended while it is open. When the peer has finished
     /// ([`SourceEnded`](PipeEnd::SourceEnded)) this takes the place of [`on_end`](Self::on_end);
     /// [`piped_bytes`](Socket::piped_bytes) says how many bytes it were. Unset: `on_end`, or nothing while another

@@ -5,7 +5,6 @@
  *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
  *   context.c socket.c listen.c connect.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
- *   output.c send.c file.c linger.c         what sockets send
  *   output.c send.c file.c splice.c pipe.c linger.c    what sockets send
  *   timer.c wheel.c resolve.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c                    identities, memory, address helpers
@@ -38,7 +37,6 @@
 #define BUDGET_CASCADE 1024       /* wheel entries moved down a level ahead of need, per turn */
 #define BUDGET_SENDS 16           /* sends per socket and flush */
 #define BUDGET_DRAIN 4096         /* sockets of draining contexts looked at, and reports given, per turn */
-#define BUDGET_FILE_SENDS 4       /* of those, stretches of files */
 #define BUDGET_OUTSIDE_SENDS 4    /* of those, stretches of files and pipes */
 #define BUDGET_SPLICES 8          /* chunks taken from a piped socket per turn */
 
@@ -157,11 +155,11 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_SHUT_WANTED 0x200000u  /* our write side is to be shut down when the output is sent */
 #define S_CLOSE_WANTED 0x400000u /* the socket is to be closed when the output is sent */
 #define S_HIGH 0x800000u       /* more than the high-water mark is queued: on_drain will come */
+#define S_HELD 0x1000000u      /* nothing is received, because the socket that it is piped to has no room */
+#define S_PIPE_OVER 0x2000000u /* a pipe has ended, on_pipe_end is to come from the ready queue */
 #define S_DRAIN_DUE 0x10000000u    /* on_drain_requested is a pending effect */
 #define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
 #define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
-#define S_HELD 0x1000000u      /* nothing is received, because the socket that it is piped to has no room */
-#define S_PIPE_OVER 0x2000000u /* a pipe has ended, on_pipe_end is to come from the ready queue */
 
 enum output_kind {
     OUTPUT_MEMORY,
@@ -663,104 +661,6 @@ enum read_end {
 void us_internal_received(struct us_socket_t *s, size_t length);
 
 /* ------------------------------------------------------------------------------------------------
- * output.c, send.c, file.c, splice.c, pipe.c, linger.c
- * --------------------------------------------------------------------------------------------- */
-
-/* States in which a socket takes no bytes of a write. */
-#define S_NOT_WRITABLE \
-    (S_CONNECTING | S_OPENING | S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED)
-
-/* True while bytes that were accepted have not been given to the back end. */
-static inline int us_internal_has_output(const struct us_loop_t *loop, const struct us_socket_t *s) {
-    return (s->cold && s->cold->output) ||
-           (loop->gather_slot == s->p.slot && loop->gather.position != loop->gather_buffer);
-}
-/* Gives the back end what is there, as far as it goes. What is left is pending (S_PENDING). */
-void us_internal_output_flush(struct us_socket_t *s);
-/* The back end has room: goes on, and then does what was to follow. Zero if the socket was closed. */
-int us_internal_output_ready(struct us_loop_t *loop, uint32_t slot);
-/* Flushes everything that is collected. */
-void us_internal_output_flush_all(struct us_loop_t *loop);
-static inline int us_internal_is_collecting(const struct us_loop_t *loop) {
-    return loop->gather.position != loop->gather_buffer || loop->collected != NO_SLOT;
-}
-/* Sends what is there until nothing goes any more, or the budget ends. Non-zero: something is left. */
-int us_internal_output_send(struct us_socket_t *s);
-/* Nobody may add to what is collected without a call. */
-void us_internal_output_disown(struct us_socket_t *s);
-/* The program is done with writing: a last flush. */
-void us_internal_output_settle(struct us_socket_t *s);
-void us_internal_output_discard(struct us_socket_t *s);
-/* Puts a copy of what `slices` have behind the first `skip` bytes at the end of the queue. 0 or -ENOMEM: nothing
- * was put there. */
-int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices, int count, size_t skip);
-/* Bytes accepted of `slices`: collected, or taken by the back end. */
-size_t us_internal_output_write(struct us_socket_t *s, const struct iovec *slices, int count, int more);
-/* The connection is there: what was queued before goes out as soon as there is room. */
-void us_internal_output_opened(struct us_socket_t *s);
-void us_internal_output_push(struct us_socket_t *s, struct output_item *item); /* the socket has a cold part */
-size_t us_internal_slices_length(const struct iovec *slices, int count);
-/* Bytes accepted and not yet taken by the back end, in memory. */
-size_t us_internal_output_memory(const struct us_socket_t *s);
-/* 0, or why `length` more bytes must not wait in memory: -EPIPE, -ENOBUFS. */
-int us_internal_output_admit(struct us_socket_t *s, size_t length);
-/* Puts something that is not memory at the end of everything, and sends what goes. What it follows leaves in the same
- * segments. The socket has a cold part. */
-void us_internal_output_add(struct us_socket_t *s, struct output_item *item);
-/* More waits than before: on_drain may have to come. */
-void us_internal_output_mark_high(struct us_socket_t *s);
-/* Bytes that one call of the back end took; sets *blocked when nothing more goes now. */
-size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
-                                      int flags, int *blocked);
-/* The same from the answer of another call, which was asked for `length` bytes. */
-size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t length, int *blocked);
-
-/* Sends some of a file that is at the front of the output. Bytes that went; sets *blocked as above. */
-size_t us_internal_file_send(struct us_socket_t *s, struct output_item *item, int *blocked);
-
-/* Accepts `slices` whatever waits. What can't be kept breaks the connection. */
-void us_internal_output_pass(struct us_socket_t *s, const struct iovec *slices, int count);
-/* The first item is in memory from now on. */
-void us_internal_output_replace(struct us_socket_t *s, struct output_item *item);
-
-/* An empty pipe, as an item that can be put into the output of a socket. NULL: there is none. */
-struct output_item *us_internal_splice_take(struct us_loop_t *loop);
-/* Gives one back, empty or not. */
-void us_internal_splice_give(struct us_loop_t *loop, struct output_item *item);
-/* Sends some of what is in a pipe at the front of the output. Bytes that went; sets *blocked as above. */
-size_t us_internal_splice_send(struct us_socket_t *s, struct output_item *item, int *blocked);
-void us_internal_splice_free(struct us_loop_t *loop);
-/* True if the back end or the system can't do it this way with this descriptor. */
-int us_internal_splice_is_refused(ssize_t result);
-
-#define PIPE_COPIES 0x80u /* in pipe_flags: one of the two can't be spliced */
-/* Moves input of a piped socket on to the other one. */
-enum read_end us_internal_pipe_forward(struct us_loop_t *loop, struct us_socket_t *s, int ended, int *error);
-/* The stream of a socket has ended: passes that on. Non-zero: it was piped. */
-int us_internal_pipe_source_ended(struct us_socket_t *s);
-/* This socket takes no more output. */
-void us_internal_pipe_target_ended(struct us_socket_t *s);
-/* Its output has left. */
-void us_internal_pipe_target_drained(struct us_socket_t *s);
-/* It has just begun to close. */
-void us_internal_pipe_closing(struct us_socket_t *s);
-/* S_PIPE_OVER: tells the program. */
-void us_internal_pipe_tell(struct us_socket_t *s);
-static inline int us_internal_is_piped(const struct us_socket_t *s) {
-    return s->cold && s->cold->pipe_to;
-}
-
-/* Instead of closing the descriptor of a socket that was just closed for the program. Zero: there is nothing to
- * linger for. */
-int us_internal_linger_begin(struct us_socket_t *s);
-/* The release of a socket that still lingers: it becomes the loop's own. Zero: it could not, and is released. */
-int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s);
-void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
-/* Its time is over. */
-void us_internal_linger_cut(struct us_socket_t *s);
-void us_internal_linger_free(struct us_loop_t *loop);
-
-/* ------------------------------------------------------------------------------------------------
  * drain.c
  * --------------------------------------------------------------------------------------------- */
 
@@ -886,5 +786,7 @@ void us_internal_sweeps_run(struct us_loop_t *loop);
 uint64_t us_internal_present_sweep(struct us_loop_t *loop);
 /* Time in ns at which one of these two has something to do, UINT64_MAX if never. */
 uint64_t us_internal_timeouts_next(struct us_loop_t *loop);
+
+#include "output.h"
 
 #endif
