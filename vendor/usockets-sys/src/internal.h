@@ -15,6 +15,7 @@
 #define USOCKETS_INTERNAL_H
 
 #include "backend.h"
+#include "drain.h"
 #include "libusockets.h"
 #include "usockets_ext.h"
 
@@ -272,31 +273,6 @@ struct context_callbacks {
     void (*on_release)(struct us_socket_context_t *);
 };
 
-/* How far a context is with draining (drain.c). In the order in which that goes on. */
-enum drain_step {
-    DRAIN_NONE,
-    DRAIN_TELLING, /* on_drain_requested is being made an effect of every socket */
-    DRAIN_WAITING, /* for the sockets to end */
-    DRAIN_FORCING, /* the deadline has passed: every socket is being closed */
-    DRAIN_FORCED,
-};
-
-/* Somebody who is to be told when a drain is over. */
-struct drain_waiter {
-    struct drain_waiter *next;
-    struct us_socket_context_t *context; /* counted reference; NULL: waits for the loop */
-    void (*on_drained)(struct us_loop_t *, const struct usx_drain_report *, void *);
-    void *argument;
-    struct usx_drain_report report; /* filled in when it is over */
-};
-
-/* A drain, of a context or of the whole loop. */
-struct drain {
-    struct drain_waiter *waiters; /* in order */
-    uint64_t began, ends;         /* ns */
-    uint64_t finished, forced;    /* sockets that have gone since */
-};
-
 struct us_socket_context_t {
     struct us_poll_t p; /* fd -1; slot and kind make it findable */
     uint8_t deferring;
@@ -317,6 +293,11 @@ struct us_socket_context_t {
     struct context_callbacks on;
     /* ext follows, aligned */
 };
+
+/* True once a context that drains takes no new socket. */
+static inline int us_internal_drain_forces(const struct us_socket_context_t *context) {
+    return context->drain_step >= DRAIN_FORCING;
+}
 
 /* ------------------------------------------------------------------------------------------------
  * Timers and polls of the program
@@ -659,30 +640,6 @@ enum read_end {
 };
 /* Bytes came: the deadline of the first byte is over, that of idleness begins anew. */
 void us_internal_received(struct us_socket_t *s, size_t length);
-
-/* ------------------------------------------------------------------------------------------------
- * drain.c
- * --------------------------------------------------------------------------------------------- */
-
-/* True once a context that drains takes no new socket. */
-static inline int us_internal_drain_forces(const struct us_socket_context_t *context) {
-    return context->drain_step >= DRAIN_FORCING;
-}
-/* A context was made: in a loop that drains it does too. */
-void us_internal_drain_join(struct us_socket_context_t *context);
-/* A socket has opened in its context, or was adopted by it. */
-void us_internal_drain_opened(struct us_socket_t *s);
-/* The pending effect S_DRAIN_DUE. */
-void us_internal_drain_tell(struct us_socket_t *s);
-/* A socket belongs to a context from now on; no more, because it moved or was never shown to anyone; no more,
- * because it is released. */
-void us_internal_drain_count(struct us_socket_context_t *context);
-void us_internal_drain_uncount(struct us_socket_context_t *context);
-void us_internal_drain_released(struct us_loop_t *loop, const struct us_socket_t *s);
-/* The stage of an iteration in which drains go on and are reported. */
-void us_internal_drains_run(struct us_loop_t *loop);
-/* Tells everybody who waits that there will be no report; `silent` does not even do that. */
-void us_internal_drains_drop(struct us_loop_t *loop, int silent);
 
 /* ------------------------------------------------------------------------------------------------
  * socket.c, close.c, adopt.c, context.c, listen.c, connect.c, timeout.c

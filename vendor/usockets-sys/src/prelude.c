@@ -135,6 +135,7 @@ static void open_behind(struct us_loop_t *loop, struct us_socket_t *s, const cha
     s->flags = (s->flags & ~S_OPENING) | S_OPENED | (length > consumed ? S_RECEIVED : 0);
     us_internal_deadlines_begin(s, length == consumed);
     us_internal_output_opened(s);
+    us_internal_drain_opened(s);
     us_internal_prelude_show_peer(loop, s);
     s->cold->prelude = NULL;
     loop->prelude = consumed ? data : NULL;

@@ -349,6 +349,37 @@ void test_drain_of_a_loop_cuts_what_its_context_did_not_outlive(void) {
     finish(loop);
 }
 
+static int first_byte(struct us_socket_t *s, void *argument, const char *data, size_t length) {
+    (void) s, (void) argument, (void) data;
+    return length > 0;
+}
+
+void test_connections_that_wait_for_their_prelude_drain_too(void) {
+    struct us_loop_t *loop = test_loop_with_clock();
+    struct side server = {.name = "s", .connect_error = timed_out};
+    struct drained drained = {0};
+    struct usx_prelude prelude = {.parse = first_byte, .max_length = 1};
+    init(&server, loop);
+    side_listen(&server);
+    ASSERT_OK(usx_listen_socket_set_prelude(server.listener, &prelude));
+    int late = raw_connect(server.port);
+    int silent = raw_connect(server.port);
+    RUN_UNTIL(loop, statistics(loop).live_sockets == 2);
+    clear_trace();
+    drain(&server, SECONDS(5), &drained);
+    settle(loop);
+    ASSERT_EQ(told, 0);
+    raw_write(late, "p", 1);
+    RUN_UNTIL(loop, told);
+    advance(loop, SECONDS(5));
+    RUN_UNTIL(loop, drained.count);
+    ASSERT_REPORT(drained, 0, 2);
+    ASSERT_EQ(server.count[CONNECT_ERROR], 1);
+    ASSERT_EQ(server.count[CLOSE], 1);
+    raw_close(silent);
+    finish(loop);
+}
+
 #define MANY 6000
 
 void test_many_sockets_are_forced_in_portions(void) {
