@@ -14,8 +14,8 @@ use usockets::{
     UsError,
 };
 use util::{
-    Drops, Log, Nobody, Peer, assert_nothing_live, drain, guard, new_loop, panic_of, pump, settle,
-    test_clock_loop, unix_pair,
+    Drops, Log, Nobody, Peer, assert_nothing_live, drain, guard, new_loop, own_address, panic_of,
+    pump, settle, test_clock_loop, unix_pair,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -75,7 +75,7 @@ fn peers_that_finish_are_counted_and_run_returns() -> Result<(), Box<dyn Error>>
             }
         })
         .build(&event_loop, ())?;
-    let listener = echo.listen("127.0.0.1:0")?;
+    let listener = echo.listen(own_address())?;
     let address = listener.local_addr()?;
     let mut peers: Vec<Peer> = (0..10).map(|_| Peer::connect(address)).collect();
     pump(&event_loop, || event_loop.metrics().live_sockets == 10);
@@ -94,7 +94,7 @@ fn peers_that_finish_are_counted_and_run_returns() -> Result<(), Box<dyn Error>>
     event_loop.run()?;
     assert_report(&report, 10, 0);
     assert!(!echo.is_draining());
-    let _listens_again = echo.listen("127.0.0.1:0")?;
+    let _listens_again = echo.listen(own_address())?;
     Ok(())
 }
 
@@ -105,7 +105,7 @@ fn everybody_is_told_once_whenever_it_opens() -> Result<(), Box<dyn Error>> {
     let log = Log::new();
     let context = logging(&log).build(&event_loop, ())?;
     let other = Plain::builder().build(&event_loop, ())?;
-    let listener = other.listen("127.0.0.1:0")?;
+    let listener = other.listen(own_address())?;
     let (first, _peer) = open(&event_loop, &context);
     assert!(!first.is_draining());
 
@@ -121,7 +121,7 @@ fn everybody_is_told_once_whenever_it_opens() -> Result<(), Box<dyn Error>> {
     let (_second, _peer) = open(&event_loop, &context);
     settle(&event_loop);
     assert_eq!(log.take(), ["told", "told"]);
-    let error = context.listen("127.0.0.1:0").expect_err("it drains");
+    let error = context.listen(own_address()).expect_err("it drains");
     assert!(matches!(error, UsError::Draining), "{error:?}");
 
     context.close();
@@ -154,7 +154,7 @@ fn drain_of_a_loop_ends_run_whatever_else_there_is() -> Result<(), Box<dyn Error
     let event_loop = new_loop();
     let log = Log::new();
     let contexts = [logging(&log).build(&event_loop, ())?, logging(&log).build(&event_loop, ())?];
-    let _listeners = [contexts[0].listen("127.0.0.1:0")?, contexts[1].listen("127.0.0.1:0")?];
+    let _listeners = [contexts[0].listen(own_address())?, contexts[1].listen(own_address())?];
     let (socket, _peer) = open(&event_loop, &contexts[0]);
     let _keep_alive = event_loop.keep_alive()?;
     let timer = Timer::new(&event_loop, ())?;
@@ -306,7 +306,7 @@ fn too_long_is_an_error() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = new_loop();
     let context = Plain::builder().build(&event_loop, ())?;
-    let listener = context.listen("127.0.0.1:0")?;
+    let listener = context.listen(own_address())?;
     let too_long = 50 * 86_400 * SECOND + Duration::from_nanos(1);
     for time in [too_long, Duration::MAX] {
         let drops = Drops::new();
