@@ -169,6 +169,18 @@ check_upgrade() {
     says 'served 3 connections, 2 upgraded'
 }
 
+check_graceful() {
+    command -v wrk >/dev/null || fail "wrk is missing"
+    listening_server "$binaries/graceful" 127.0.0.1:0
+    expect "200 OK: process $server_pid"$'\n' curl -s "http://$address/"
+    timeout 60 wrk -t 2 -c 50 -d 2 "http://$address/" >"$work/wrk" || fail "wrk"
+    ! grep -E 'Socket errors|Non-2xx' "$work/wrk" || fail "requests were lost"
+    client graceful "$server_pid"
+    wait_server 20
+    says '1 connections did not finish in time'
+    says '^served [0-9]+ requests of [0-9]+ connections$'
+}
+
 check_foreign_loop() {
     listening_server "$binaries/foreign_loop" 127.0.0.1:0
     expect $'hello\n' bash -c 'echo hello | nc -N "$0" "$1"' "$host" "$port"

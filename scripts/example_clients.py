@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import socket
 import struct
 import sys
@@ -146,6 +147,55 @@ def foreign_loop(host: str, port: str) -> None:
     # Then it is idle, and closed for it.
     expect(client.rest(), b"")
     assert 2.9 < time.monotonic() - begin < 10, "idle connections are closed after 3 seconds"
+
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: example\r\n\r\n"
+
+
+def http_answer(peer: Peer) -> tuple[bytes, bytes]:
+    """The body of the next answer, and what it says of the connection."""
+    expect(peer.line(), b"HTTP/1.1 200 OK\r")
+    fields = {}
+    while line := peer.line().strip():
+        name, value = line.split(b": ")
+        fields[name] = value
+    body = peer.line()
+    expect(int(fields[b"Content-Length"]), len(body) + 1)
+    return body, fields[b"Connection"]
+
+
+def graceful(host: str, port: str, process: str) -> None:
+    answered = b"200 OK: process " + process.encode()
+    kept, closed = (answered, b"keep-alive"), (answered, b"close")
+    pipelining = Peer(host, port)
+    pipelining.send(REQUEST * 3 + REQUEST.replace(b"Host", b"Connection: close\r\nHost") + REQUEST)
+    for expected in (kept, kept, kept, closed):
+        expect(http_answer(pipelining), expected)
+    expect(pipelining.rest(), b"")
+    # Connections in every state; all are known to the server.
+    idle, late, sending, stuck = (Peer(host, port) for _ in range(4))
+    for peer in (idle, late, sending, stuck):
+        peer.send(REQUEST)
+        expect(http_answer(peer), kept)
+    half = len(REQUEST) // 2
+    for peer in (sending, stuck):
+        peer.send(REQUEST + REQUEST[:half])
+        expect(http_answer(peer), kept)
+    begin = time.monotonic()
+    os.kill(int(process), signal.SIGTERM)
+    late.send(REQUEST)  # on its way when the server hears of its end
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=20).close()
+        except (ConnectionRefusedError, ConnectionResetError):
+            break
+    expect(http_answer(late)[0], answered)
+    # One of which a part had come before.
+    sending.send(REQUEST[half:])
+    expect(http_answer(sending), closed)
+    for peer in (late, sending, idle, stuck):
+        expect(peer.rest(), b"")
+    assert time.monotonic() - begin >= 5, "the deadline came early"
 
 
 if __name__ == "__main__":
