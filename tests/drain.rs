@@ -270,7 +270,7 @@ fn lingering_output_is_waited_for_and_cut_at_the_deadline() -> Result<(), Box<dy
         }
     });
     assert_eq!(received, 4 << 20);
-    (&pairs[0]).shutdown(std::net::Shutdown::Both)?;
+    pairs[0].shutdown(std::net::Shutdown::Both)?;
     pump(&event_loop, || event_loop.metrics().live_sockets == 1);
     assert!(report.borrow().is_none());
     event_loop.advance_clock(5 * SECOND)?;
