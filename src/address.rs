@@ -11,7 +11,7 @@ use crate::ffi::Address;
 /// What [`connect`](crate::SocketContext::connect) takes: an address, or a name and a port.
 ///
 /// Unlike [`ToSocketAddrs`](std::net::ToSocketAddrs) it looks nothing up: names are resolved on a
-/// helper thread. Implemented for socket addresses, for pairs of a host or IP address and a port,
+/// helper thread. Implemented for socket addresses, one or several, for pairs of a host or IP address and a port,
 /// and for strings `"host:port"`, where an IPv6 address is in brackets.
 ///
 /// ```
@@ -40,7 +40,7 @@ pub trait ConnectTarget {
     fn into_target(self) -> Result<Target, UsError>;
 }
 
-/// An address, or a name to be looked up and a port.
+/// An address, several, or a name to be looked up and a port.
 ///
 /// ```
 /// use usockets::Target;
@@ -56,6 +56,8 @@ pub struct Target(pub(crate) Where);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Where {
     Address(SocketAddr),
+    /// Never empty.
+    Addresses(Vec<SocketAddr>),
     Name(CString, u16),
 }
 
@@ -63,6 +65,22 @@ impl Target {
     /// An address.
     pub fn address(address: impl Into<SocketAddr>) -> Self {
         Self(Where::Address(address.into()))
+    }
+
+    /// Several addresses, the best one first, of which the first to answer is taken: for programs
+    /// with a resolver of their own. They are raced as those of a name are; see
+    /// [`connect`](crate::SocketContext::connect).
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`](UsError::InvalidAddress) if there is none.
+    pub fn addresses(addresses: impl IntoIterator<Item = SocketAddr>) -> Result<Self, UsError> {
+        let addresses: Vec<_> = addresses.into_iter().collect();
+        match addresses[..] {
+            [] => Err(UsError::address("", "there is no address")),
+            [address] => Ok(Self::address(address)),
+            _ => Ok(Self(Where::Addresses(addresses))),
+        }
     }
 
     /// A host name, or an IP address as text, and a port.
@@ -135,6 +153,18 @@ impl ConnectTarget for (String, u16) {
     }
 }
 
+impl ConnectTarget for &[SocketAddr] {
+    fn into_target(self) -> Result<Target, UsError> {
+        Target::addresses(self.iter().copied())
+    }
+}
+
+impl ConnectTarget for Vec<SocketAddr> {
+    fn into_target(self) -> Result<Target, UsError> {
+        Target::addresses(self)
+    }
+}
+
 /// Implements [`ConnectTarget`] for types that are addresses.
 macro_rules! addresses {
     ($($type:ty),*) => {
@@ -188,6 +218,18 @@ mod tests {
             ("::1", 1).into_target().expect("IPv6"),
             Target::address((Ipv6Addr::LOCALHOST, 1))
         );
+    }
+
+    #[test]
+    fn several_addresses_are_a_target() {
+        let one = SocketAddr::from(([127, 0, 0, 1], 80));
+        let two = SocketAddr::from((Ipv6Addr::LOCALHOST, 80));
+        assert_eq!([one].as_slice().into_target().expect("one"), Target::address(one));
+        assert_eq!(
+            vec![one, two].into_target().expect("two"),
+            Target(Where::Addresses(vec![one, two]))
+        );
+        assert!(matches!(Target::addresses([]), Err(UsError::InvalidAddress { .. })));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::attempt::ConnectAttempt;
 use crate::ffi;
 
 /// Why a call failed, or why a connection could not be made.
@@ -38,6 +39,17 @@ pub enum UsError {
         /// What was tried, in one word: `"listen"`, `"connect"`, ...
         operation: &'static str,
         /// The system's answer, with its [`io::ErrorKind`].
+        source: io::Error,
+    },
+
+    /// None of several addresses could be connected to, in time or at all.
+    #[error("connect failed: {source} ({})", list(attempts))]
+    #[non_exhaustive]
+    Connect {
+        /// What became of each address, in the order in which they were tried.
+        attempts: Vec<ConnectAttempt>,
+        /// The error that says most: an answer of a peer rather than that there is no way to
+        /// another one; [`TimedOut`](io::ErrorKind::TimedOut) if a deadline has passed.
         source: io::Error,
     },
 
@@ -170,7 +182,7 @@ impl UsError {
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind;
         match self {
-            Self::Io { source, .. } => source.kind(),
+            Self::Io { source, .. } | Self::Connect { source, .. } => source.kind(),
             Self::Resolve { .. } => ErrorKind::NotFound,
             Self::Cancelled => ErrorKind::Interrupted,
             #[cfg(feature = "proxy-protocol")]
@@ -203,6 +215,15 @@ impl UsError {
         Self::io(operation, io::Error::from_raw_os_error(errno))
     }
 
+    /// A connection that was not made: `attempts` are what the engine knows of them.
+    pub(crate) fn connect(errno: i32, attempts: Vec<ConnectAttempt>) -> Self {
+        let source = io::Error::from_raw_os_error(errno);
+        match attempts.len() {
+            0 | 1 => Self::io("connect", source),
+            _ => Self::Connect { attempts, source },
+        }
+    }
+
     /// What the resolver said.
     pub(crate) fn resolve(code: i32) -> Self {
         Self::Resolve { code, reason: ffi::resolver_message(code) }
@@ -230,6 +251,12 @@ impl UsError {
     pub(crate) fn address(address: impl Into<String>, reason: &'static str) -> Self {
         Self::InvalidAddress { address: address.into(), reason }
     }
+}
+
+/// The attempts in one line.
+fn list(attempts: &[ConnectAttempt]) -> String {
+    let attempts: Vec<_> = attempts.iter().map(ToString::to_string).collect();
+    attempts.join("; ")
 }
 
 impl From<UsError> for io::Error {

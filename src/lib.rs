@@ -73,6 +73,7 @@ mod job;
 mod panics;
 
 mod address;
+mod attempt;
 mod deadline;
 mod error;
 mod ffi;
@@ -101,6 +102,7 @@ mod timer;
 mod transfer;
 
 pub use address::{ConnectTarget, Target};
+pub use attempt::{AttemptOutcome, ConnectAttempt};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};
 pub use deadline::{DeadlineKind, Deadlines};
 pub use drain::DrainReport;

@@ -6,6 +6,7 @@ use std::{fmt, io};
 
 use usockets_sys as sys;
 
+use crate::attempt::ConnectAttempt;
 use crate::deadline::DeadlineKind;
 use crate::error::UsError;
 
@@ -123,14 +124,19 @@ impl fmt::Display for CloseReason {
 }
 
 /// Why a connection could not be made, from what the engine says of a socket that never opened;
-/// `peer` is the address of the peer if it was accepted.
-pub(crate) fn connect_error(raw: sys::usx_close_reason, peer: Option<SocketAddr>) -> UsError {
+/// `peer` is the address of the peer if it was accepted, `attempts` tells what became of the addresses
+/// to which it was to be connected.
+pub(crate) fn connect_error(
+    raw: sys::usx_close_reason,
+    peer: Option<SocketAddr>,
+    attempts: impl FnOnce() -> Vec<ConnectAttempt>,
+) -> UsError {
     match raw.kind {
         sys::USX_REASON_PRELUDE => prelude_error(raw.error, peer),
-        sys::USX_REASON_CONNECT | sys::USX_REASON_ERROR => UsError::os("connect", raw.error),
+        sys::USX_REASON_CONNECT | sys::USX_REASON_ERROR => UsError::connect(raw.error, attempts()),
+        sys::USX_REASON_DEADLINE => UsError::connect(libc::ETIMEDOUT, attempts()),
         sys::USX_REASON_RESOLVE => UsError::resolve(raw.error),
         sys::USX_REASON_RESET => UsError::os("connect", libc::ECONNRESET),
-        sys::USX_REASON_DEADLINE => UsError::os("connect", libc::ETIMEDOUT),
         _ => UsError::Cancelled,
     }
 }

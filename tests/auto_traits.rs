@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use usockets::{
-    Backend, CloseReason, ConnectOptions, ContextBuilder, ContextId, DeferError, Incoming,
-    Interest, KeepAlive, ListenOptions, ListenSocket, Loop, LoopBuilder, LoopHandle, LoopId,
-    LoopRef, Metrics, OpenInfo, Origin, Poll, PollRef, Ready, SignalWatch, Socket, SocketContext,
-    SocketId, Target, Timer, TimerRef, UsError, WorkerPool,
+    AttemptOutcome, Backend, CloseReason, ConnectAttempt, ConnectOptions, ContextBuilder,
+    ContextId, DeferError, Incoming, Interest, KeepAlive, ListenOptions, ListenSocket, Loop,
+    LoopBuilder, LoopHandle, LoopId, LoopRef, Metrics, OpenInfo, Origin, Poll, PollRef, Ready,
+    SignalWatch, Socket, SocketContext, SocketId, Target, Timer, TimerRef, UsError, WorkerPool,
 };
 
 /// A state that is neither `Send` nor `Sync`: it must not matter for handles and identities.
@@ -60,8 +60,10 @@ const _: () = identity::<ContextId<false>>();
 const _: () = identity::<ContextId<false, Local, Local>>();
 
 // Plain data.
+const _: () = plain_data::<AttemptOutcome>();
 const _: () = plain_data::<Backend>();
 const _: () = plain_data::<CloseReason>();
+const _: () = plain_data::<ConnectAttempt>();
 const _: () = plain_data::<ConnectOptions>();
 const _: () = plain_data::<Interest>();
 const _: () = plain_data::<ListenOptions>();

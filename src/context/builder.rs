@@ -192,10 +192,10 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         self
     }
 
-    /// A connection could not be made: [`UsError::Io`], [`UsError::Resolve`], or
-    /// [`UsError::Cancelled`] if the program closed it before; also for a socket of
-    /// [`accept_fd`](SocketContext::accept_fd) that was closed before its `on_open`. And an accepted
-    /// connection did not begin with the PROXY protocol header that its listener asks for:
+    /// A connection could not be made: [`UsError::Io`], [`UsError::Connect`] if there were several
+    /// addresses, [`UsError::Resolve`], or [`UsError::Cancelled`] if the program closed it before; also for
+    /// a socket of [`accept_fd`](SocketContext::accept_fd) that was closed before its `on_open`. And an
+    /// accepted connection did not begin with the PROXY protocol header that its listener asks for:
     /// `UsError::ProxyHeader`, which has the peer's address. The socket's state is dropped when this
     /// has returned. Beneath: `us_socket_context_on_connect_error`.
     pub fn on_connect_error(

@@ -1,14 +1,17 @@
 //! Connections that a context begins.
 
+use std::ffi::CString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::SocketContext;
 use crate::address::{self, ConnectTarget, Where};
 use crate::error::UsError;
+use crate::event_loop::nanoseconds;
 use crate::ext;
-use crate::ffi::{Address, RawSocket};
+use crate::ffi::{Address, ConnectSettings, RawSocket};
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
 use crate::shell::Frame;
@@ -16,17 +19,31 @@ use crate::socket::Socket;
 
 impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// Begins to connect, with a state from the context's factory. Beneath: `usx_context_connect`,
-    /// `usx_context_connect_name`.
+    /// `usx_context_connect_any`, `usx_context_connect_name`.
     ///
-    /// Never blocks and never calls back: a name is looked up on a helper thread, its addresses are
-    /// tried one after the other, and the result comes as
-    /// [`on_open`](crate::ContextBuilder::on_open) or
-    /// [`on_connect_error`](crate::ContextBuilder::on_connect_error). There is no time limit but
-    /// the system's: [`set_timeout`](Socket::set_timeout) works on the socket that is returned.
+    /// Never blocks and never calls back; it may be called from anywhere on the loop's thread. The
+    /// result comes as [`on_open`](crate::ContextBuilder::on_open) or
+    /// [`on_connect_error`](crate::ContextBuilder::on_connect_error), once. Closing the socket
+    /// before that cancels everything, which is [`Cancelled`](UsError::Cancelled).
+    ///
+    /// **Names** are looked up on helper threads (`getaddrinfo`), at most 64 at once for a loop, so
+    /// that look-ups that hang hold up neither the loop nor each other; 1024 more may wait. Answers
+    /// are kept for 30 seconds, for 1 second if there is no address, and connections that begin
+    /// meanwhile share one look-up; see [`no_cache`](ConnectOptions::no_cache). Neither closing the
+    /// socket nor dropping the loop waits for a look-up.
+    ///
+    /// **Several addresses**, of a name or given by [`Target::addresses`](crate::Target::addresses),
+    /// are raced
+    /// ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305)): IPv6 and IPv4 take turns, in the order
+    /// of the resolver; the next attempt begins when
+    /// [`attempt_delay`](ConnectOptions::attempt_delay) has passed, or at once when the latest one
+    /// has failed; the first to be connected wins, and the others are given up. If all fail,
+    /// [`UsError::Connect`] has the error of each. At most 64 addresses are tried.
     ///
     /// # Errors
     ///
-    /// [`UsError::Io`] if the attempt cannot even begin,
+    /// [`UsError::Io`] if the attempt cannot even begin, of kind
+    /// [`WouldBlock`](std::io::ErrorKind::WouldBlock) if too many look-ups wait;
     /// [`InvalidAddress`](UsError::InvalidAddress), [`Draining`](UsError::Draining),
     /// [`LoopClosed`](UsError::LoopClosed).
     ///
@@ -55,8 +72,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Self::connect); [`QueueFull`](UsError::QueueFull) if there is no room for
-    /// what the connection is to begin with.
+    /// Those of [`connect`](Self::connect); [`InvalidOption`](UsError::InvalidOption);
+    /// [`QueueFull`](UsError::QueueFull) if there is no room for what the connection is to begin with.
     pub fn connect_with(
         &self,
         target: impl ConnectTarget,
@@ -66,11 +83,21 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         // Code of the program, which must not run while we hold a pointer of the engine.
         let target = target.into_target()?;
         let local = options.local.map(Address::from);
+        let device = options.device_name()?;
+        let settings = ConnectSettings {
+            local: local.as_ref(),
+            device: device.as_deref(),
+            attempt_delay: options.delay_nanoseconds()?,
+            no_cache: options.no_cache,
+        };
         let context = self.open()?;
         let size = ext::ext_size::<S>();
         let socket = match target.0 {
-            Where::Address(address) => context.connect(&address.into(), local.as_ref(), size),
-            Where::Name(name, port) => context.connect_name(&name, port, local.as_ref(), size),
+            Where::Address(address) => context.connect(&address.into(), settings, size),
+            Where::Addresses(addresses) => {
+                context.connect_any(addresses.into_iter().map(Address::from), settings, size)
+            }
+            Where::Name(name, port) => context.connect_name(&name, port, settings, size),
         };
         let socket = socket.map_err(|error| UsError::engine("connect", error))?;
         options.begin(socket)?;
@@ -105,7 +132,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         state: S,
     ) -> Result<Socket<SSL, S>, UsError> {
         let address = address::unix(path.as_ref())?;
-        let socket = self.open()?.connect(&address, None, ext::ext_size::<S>());
+        let socket =
+            self.open()?.connect(&address, ConnectSettings::default(), ext::ext_size::<S>());
         self.fill(socket.map_err(|error| UsError::engine("connect", error))?, state)
     }
 
@@ -125,14 +153,17 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     }
 }
 
-/// Options of a connection.
+/// Options of a connection over TCP.
 ///
 /// ```
+/// use std::time::Duration;
 /// use usockets::{ConnectOptions, Loop, SocketContext};
 ///
 /// let event_loop = Loop::<()>::new()?;
 /// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
-/// let options = ConnectOptions::new().local_addr("127.0.0.1:0".parse().expect("an address"));
+/// let options = ConnectOptions::new()
+///     .local_addr("127.0.0.1:0".parse().expect("an address"))
+///     .attempt_delay(Duration::from_millis(100));
 /// let socket = context.connect_with("127.0.0.1:1", &options, ())?;
 /// socket.close();
 /// event_loop.run()?; // calls `on_connect_error`, if there is one
@@ -142,9 +173,15 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
 #[must_use = "options do nothing by themselves"]
 pub struct ConnectOptions {
     local: Option<SocketAddr>,
+    device: Option<String>,
+    attempt_delay: Option<Duration>,
+    no_cache: bool,
     #[cfg(feature = "proxy-protocol")]
     proxy_header: Option<ProxyHeader>,
 }
+
+/// The longest name of a network device, in bytes.
+const DEVICE_NAME_MAX: usize = 15;
 
 impl ConnectOptions {
     /// The defaults.
@@ -154,9 +191,54 @@ impl ConnectOptions {
 
     /// Connects from this local address; port 0 lets the system choose one. Default: the system
     /// chooses both.
+    ///
+    /// Addresses of the other family are left out: their error is `EAFNOSUPPORT`. A port other than
+    /// 0 is bound with `SO_REUSEADDR`, so that several attempts, and connections to several peers,
+    /// can share it.
     pub fn local_addr(mut self, address: SocketAddr) -> Self {
         self.local = Some(address);
         self
+    }
+
+    /// Uses this network device only, such as `"eth0"` (`SO_BINDTODEVICE`). Linux only; elsewhere
+    /// the connection fails with [`Unsupported`](std::io::ErrorKind::Unsupported). 1 to 15 bytes.
+    /// Default: any.
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        self.device = Some(name.into());
+        self
+    }
+
+    /// How long one of several addresses may be without an answer before the next one is tried as
+    /// well: from 10 milliseconds to 2 seconds. Default: 250 milliseconds.
+    pub fn attempt_delay(mut self, delay: Duration) -> Self {
+        self.attempt_delay = Some(delay);
+        self
+    }
+
+    /// Looks the name up for this connection alone, and anew, instead of taking what the loop has
+    /// learned in the last seconds. Default: off.
+    pub fn no_cache(mut self) -> Self {
+        self.no_cache = true;
+        self
+    }
+
+    fn device_name(&self) -> Result<Option<CString>, UsError> {
+        let Some(name) = &self.device else { return Ok(None) };
+        if name.is_empty() || name.len() > DEVICE_NAME_MAX {
+            return Err(UsError::invalid("device", "the name has 1 to 15 bytes"));
+        }
+        let name = CString::new(name.as_str())
+            .map_err(|_| UsError::invalid("device", "the name contains a NUL"))?;
+        Ok(Some(name))
+    }
+
+    fn delay_nanoseconds(&self) -> Result<u64, UsError> {
+        let Some(delay) = self.attempt_delay else { return Ok(0) };
+        if !(Duration::from_millis(10)..=Duration::from_secs(2)).contains(&delay) {
+            let reason = "it is from 10 milliseconds to 2 seconds";
+            return Err(UsError::invalid("attempt delay", reason));
+        }
+        Ok(nanoseconds(delay))
     }
 
     /// Begins the connection with a header of the PROXY protocol, which tells the server on whose behalf

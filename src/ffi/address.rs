@@ -58,6 +58,11 @@ impl Address {
         self.0.as_ptr().cast()
     }
 
+    /// In the form that holds every kind of address: a `sockaddr_storage`.
+    pub(super) fn into_storage(self) -> SockAddrStorage {
+        self.0.as_storage()
+    }
+
     pub(super) fn len(&self) -> socklen_t {
         self.0.len()
     }

@@ -1,9 +1,9 @@
 //! Contexts and listeners of the engine.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::io;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use usockets_sys as sys;
 
@@ -179,7 +179,7 @@ impl<'a> RawContext<'a> {
         unsafe { sys::usx_context_on_release(self.as_ptr(), function) };
     }
 
-    // -- Listening and connecting; `Err` is what `RawLoop::last_error` says ---------------------
+    // -- Listening and accepting; `Err` is what `RawLoop::last_error` says ---------------------
 
     pub(crate) fn listen(
         self,
@@ -239,60 +239,13 @@ impl<'a> RawContext<'a> {
         Ok(socket)
     }
 
-    pub(crate) fn connect(
-        self,
-        address: &Address,
-        local: Option<&Address>,
-        ext_size: c_uint,
-    ) -> Result<RawSocket<'a>, c_int> {
-        let (local, local_length) = pointer_and_length(local);
-        // SAFETY: the context is alive (see `live`); the other pointers are valid for the call.
-        let made = unsafe {
-            sys::usx_context_connect(
-                self.as_ptr(),
-                address.as_ptr(),
-                address.len(),
-                local,
-                local_length,
-                ext_size,
-            )
-        };
-        self.socket(made)
-    }
-
-    pub(crate) fn connect_name(
-        self,
-        host: &CStr,
-        port: u16,
-        local: Option<&Address>,
-        ext_size: c_uint,
-    ) -> Result<RawSocket<'a>, c_int> {
-        let (local, local_length) = pointer_and_length(local);
-        // SAFETY: the context is alive (see `live`); the other pointers are valid for the call.
-        let made = unsafe {
-            sys::usx_context_connect_name(
-                self.as_ptr(),
-                host.as_ptr(),
-                c_int::from(port),
-                local,
-                local_length,
-                ext_size,
-            )
-        };
-        self.socket(made)
-    }
-
-    fn socket(self, made: *mut sys::us_socket_t) -> Result<RawSocket<'a>, c_int> {
+    pub(super) fn socket(self, made: *mut sys::us_socket_t) -> Result<RawSocket<'a>, c_int> {
         match NonNull::new(made) {
             // SAFETY: it was just made, and lives at least until the loop runs on.
             Some(made) => Ok(unsafe { RawSocket::new(made) }),
             None => Err(self.engine().last_error()),
         }
     }
-}
-
-fn pointer_and_length(address: Option<&Address>) -> (*const libc::sockaddr, libc::socklen_t) {
-    address.map_or((ptr::null(), 0), |address| (address.as_ptr(), address.len()))
 }
 
 impl<'a> RawListener<'a> {

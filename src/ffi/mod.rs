@@ -6,6 +6,7 @@
 //! program, stays `unsafe`.
 
 mod address;
+mod connect;
 mod context;
 mod event_loop;
 mod gather;
@@ -15,6 +16,7 @@ mod timer;
 mod waker;
 
 pub(crate) use address::Address;
+pub(crate) use connect::{ConnectSettings, RawAttempt};
 #[cfg(feature = "proxy-protocol")]
 pub(crate) use context::Prelude;
 pub(crate) use context::{ListenSettings, RawContext, RawListener};

@@ -7,6 +7,7 @@ use std::ptr::{self, NonNull};
 
 use usockets_sys::us_socket_t;
 
+use crate::attempt::attempts;
 use crate::ext::{self, Callbacks, ContextView, Slot, Wanted};
 use crate::ffi::{RawContext, RawSocket, bytes_mut};
 use crate::incoming::{OpenInfo, Origin};
@@ -198,7 +199,8 @@ unsafe extern "C" fn on_connect_error<const SSL: bool, T: 'static, S: 'static>(
     }
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_connect_error) = &mut callbacks.on_connect_error {
-            let error = connect_error(scene.socket.close_reason(), accepted_peer(scene.shell));
+            let peer = accepted_peer(scene.shell);
+            let error = connect_error(scene.socket.close_reason(), peer, || attempts(scene.socket));
             on_connect_error(context_state, socket, state, &error);
         }
     });

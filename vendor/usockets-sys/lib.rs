@@ -897,14 +897,44 @@ unsafe extern "C" {
 // Connecting
 // ----------------------------------------------------------------------------------------
 
+/// See "Connecting" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_connect_options {
+    /// Local address, bound first; NULL: the system chooses.
+    pub local: *const sockaddr,
+    /// Its length in bytes.
+    pub local_length: socklen_t,
+    /// Name of the one network device to use; NULL: any.
+    pub device: *const c_char,
+    /// Nanoseconds between the attempts of a race; 0: `USX_ATTEMPT_DELAY_DEFAULT`.
+    pub attempt_delay: u64,
+    /// Non-zero: look the name up for this connect alone, and anew.
+    pub no_cache: c_int,
+}
+
+/// Delay between attempts, in nanoseconds: the default.
+pub const USX_ATTEMPT_DELAY_DEFAULT: c_longlong = 250_000_000;
+/// Delay between attempts, in nanoseconds: the shortest.
+pub const USX_ATTEMPT_DELAY_MIN: c_longlong = 10_000_000;
+/// Delay between attempts, in nanoseconds: the longest.
+pub const USX_ATTEMPT_DELAY_MAX: c_longlong = 2_000_000_000;
+
 unsafe extern "C" {
     /// See "Connecting" in `usockets_ext.h`.
     pub fn usx_context_connect(
         context: *mut us_socket_context_t,
         address: *const sockaddr,
         address_length: socklen_t,
-        local: *const sockaddr,
-        local_length: socklen_t,
+        options: *const usx_connect_options,
+        socket_ext_size: c_uint,
+    ) -> *mut us_socket_t;
+    /// See "Connecting" in `usockets_ext.h`.
+    pub fn usx_context_connect_any(
+        context: *mut us_socket_context_t,
+        addresses: *const sockaddr_storage,
+        count: c_uint,
+        options: *const usx_connect_options,
         socket_ext_size: c_uint,
     ) -> *mut us_socket_t;
     /// See "Connecting" in `usockets_ext.h`.
@@ -912,10 +942,47 @@ unsafe extern "C" {
         context: *mut us_socket_context_t,
         host: *const c_char,
         port: c_int,
-        local: *const sockaddr,
-        local_length: socklen_t,
+        options: *const usx_connect_options,
         socket_ext_size: c_uint,
     ) -> *mut us_socket_t;
+}
+
+/// Not begun: the race was over before.
+pub const USX_ATTEMPT_NONE: c_int = 0;
+/// Under way.
+pub const USX_ATTEMPT_RUNNING: c_int = 1;
+/// It became the connection.
+pub const USX_ATTEMPT_CONNECTED: c_int = 2;
+/// See `error`.
+pub const USX_ATTEMPT_FAILED: c_int = 3;
+/// Another one was faster, or the socket was closed.
+pub const USX_ATTEMPT_GIVEN_UP: c_int = 4;
+
+/// See "Connecting" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_connect_attempt {
+    /// What was connected to.
+    pub address: sockaddr_storage,
+    /// The length of the address in bytes.
+    pub address_length: socklen_t,
+    /// One of `USX_ATTEMPT_*`.
+    pub state: c_int,
+    /// Positive errno, else 0.
+    pub error: c_int,
+    /// Nanoseconds since the call that connects.
+    pub began: u64,
+    /// Nanoseconds since the call that connects.
+    pub ended: u64,
+}
+
+unsafe extern "C" {
+    /// See "Connecting" in `usockets_ext.h`.
+    pub fn usx_socket_connect_attempts(
+        s: *mut us_socket_t,
+        attempts: *mut usx_connect_attempt,
+        capacity: c_uint,
+    ) -> c_uint;
 }
 
 // ----------------------------------------------------------------------------------------

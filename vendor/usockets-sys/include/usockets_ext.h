@@ -291,17 +291,63 @@ const char *usx_loop_prelude(struct us_loop_t *loop, size_t *length);
  * Connecting
  * --------------------------------------------------------------------------------------------- */
 
-/* Connects to one socket address (AF_INET, AF_INET6, AF_UNIX). `local`, if not NULL, is bound first. Never
- * calls back before it returns. NULL: see usx_loop_last_error(). */
+/* Options of a connect; a zeroed structure has the defaults. Out of range: EINVAL. */
+struct usx_connect_options {
+    const struct sockaddr *local; /* bound first; NULL: the system chooses. A port other than 0 is bound with
+                                   * SO_REUSEADDR */
+    socklen_t local_length;
+    const char *device;     /* name of the one network device to use (Linux, else ENOTSUP); NULL: any */
+    uint64_t attempt_delay; /* ns between the attempts of a race; 0: USX_ATTEMPT_DELAY_DEFAULT */
+    int no_cache;           /* non-zero: look the name up for this connect alone, and anew */
+};
+#define USX_ATTEMPT_DELAY_DEFAULT 250000000LL
+#define USX_ATTEMPT_DELAY_MIN 10000000LL
+#define USX_ATTEMPT_DELAY_MAX 2000000000LL
+
+/* Connects to one socket address (AF_INET, AF_INET6, AF_UNIX). `options` may be NULL, here and below. Never calls
+ * back before it returns. NULL: see usx_loop_last_error(). */
 struct us_socket_t *usx_context_connect(struct us_socket_context_t *context,
                                         const struct sockaddr *address, socklen_t address_length,
-                                        const struct sockaddr *local, socklen_t local_length,
+                                        const struct usx_connect_options *options,
                                         unsigned int socket_ext_size);
 
-/* Connects to a name, resolved on a helper thread; addresses are tried one after the other. */
+/* Connects to the first of several addresses (AF_INET, AF_INET6) that answers; the best one is given first. In a
+ * deferring context they are raced as RFC 8305 says: the families take turns; the next attempt begins when the
+ * attempt delay has passed since the latest one, or at once when that has failed; the first one to be connected
+ * wins. In another context they are tried one after the other. Only the first 64 are tried. */
+struct us_socket_t *usx_context_connect_any(struct us_socket_context_t *context,
+                                            const struct sockaddr_storage *addresses,
+                                            unsigned int count,
+                                            const struct usx_connect_options *options,
+                                            unsigned int socket_ext_size);
+
+/* The same with the addresses of a name, which is looked up on a helper thread. In a deferring context answers are
+ * kept, for 30 seconds, or 1 if there is no address; those who ask for one name at once share a look-up; EAGAIN:
+ * more than 1024 look-ups wait already. */
 struct us_socket_t *usx_context_connect_name(struct us_socket_context_t *context, const char *host,
-                                             int port, const struct sockaddr *local,
-                                             socklen_t local_length, unsigned int socket_ext_size);
+                                             int port, const struct usx_connect_options *options,
+                                             unsigned int socket_ext_size);
+
+/* What became of one address. Times are in ns since the call that connects. */
+#define USX_ATTEMPT_NONE 0 /* not begun: the race was over before */
+#define USX_ATTEMPT_RUNNING 1
+#define USX_ATTEMPT_CONNECTED 2
+#define USX_ATTEMPT_FAILED 3   /* see `error` */
+#define USX_ATTEMPT_GIVEN_UP 4 /* another one was faster, or the socket was closed */
+struct usx_connect_attempt {
+    struct sockaddr_storage address;
+    socklen_t address_length;
+    int state; /* one of USX_ATTEMPT_* */
+    int error; /* positive errno, else 0 */
+    uint64_t began;
+    uint64_t ended;
+};
+
+/* The attempts of a connect to a name or to several addresses, in the order in which they were, or would have been,
+ * begun. Fills in at most `capacity` and returns how many there are. Valid up to and inside on_open and
+ * on_connect_error; 0 afterwards, before the name is known, and for connects to one address. */
+unsigned int usx_socket_connect_attempts(struct us_socket_t *s, struct usx_connect_attempt *attempts,
+                                         unsigned int capacity);
 
 /* ------------------------------------------------------------------------------------------------
  * Sockets

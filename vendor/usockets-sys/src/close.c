@@ -76,7 +76,7 @@ static struct us_socket_t *finish(struct us_socket_t *s, struct close_words word
     if (s->p.fd >= 0 && !us_internal_linger_begin(s)) {
         give_back(loop, s);
     }
-    us_internal_connect_forget(s);
+    us_internal_connect_stop(s);
     us_internal_context_unlink_socket(s->context, s);
     s->next = loop->closed;
     loop->closed = s->p.slot;

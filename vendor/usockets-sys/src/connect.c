@@ -1,140 +1,137 @@
-/* Connecting. A connect is one attempt per address, one after the other. What it needs beyond the socket (the name
- * look-up, the addresses left, the local address) is a struct connect_attempt, which is gone once the socket is
- * open. */
-#include "internal.h"
+/* Connecting. In a context of libusockets.h, and to one address in every context, the socket's own descriptor is
+ * connected, to one address after the other. In a deferring context several addresses are raced (race.c). What a
+ * connect needs beyond the socket is a struct connecting. */
+#include "connect.h"
 #include "sys.h"
 
 #include <errno.h>
-#include <netdb.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/un.h>
 
-struct connect_attempt {
-    struct lookup *lookup;      /* running; of the source first, then of the host */
-    struct addrinfo *addresses; /* of the host */
-    struct addrinfo *next;      /* the next one to try */
-    struct addrinfo *sources;   /* local addresses to choose from by family; NULL: no choice */
-    struct sockaddr_storage local;
-    socklen_t local_length; /* 0: not given */
-    int error;              /* of the latest attempt: what is told when no address is left */
-    int eai_error;          /* of the look-up */
-    int port;
-    int resolving_source;
-    char host[];
-};
-
 /* ------------------------------------------------------------------------------------------------
- * Attempts
+ * What a connect needs beyond its socket
  * --------------------------------------------------------------------------------------------- */
 
-static struct connect_attempt *create_attempt(struct us_socket_t *s, const char *host, int port) {
+static struct connecting *create_connecting(struct us_socket_t *s, const char *host, int port,
+                                            const struct usx_connect_options *options) {
     struct socket_cold *cold = us_internal_socket_cold(s);
     size_t size = strlen(host) + 1;
-    struct connect_attempt *attempt = cold ? sys_calloc(1, sizeof(*attempt) + size) : NULL;
-    if (attempt) {
-        memcpy(attempt->host, host, size);
-        attempt->port = port;
-        cold->attempt = attempt;
+    struct connecting *connecting = cold ? sys_calloc(1, sizeof(*connecting) + size) : NULL;
+    if (!connecting) {
+        return NULL;
     }
-    return attempt;
+    cold->connecting = connecting;
+    connecting->loop = s->context->loop;
+    connecting->slot = s->p.slot;
+    connecting->began = us_internal_clock(connecting->loop);
+    connecting->port = port;
+    connecting->uncached = options->no_cache || !s->context->deferring;
+    connecting->attempt_delay = options->attempt_delay ? options->attempt_delay : USX_ATTEMPT_DELAY_DEFAULT;
+    if (options->local) {
+        memcpy(&connecting->local, options->local, options->local_length);
+        connecting->local_length = options->local_length;
+    }
+    if (options->device) {
+        memcpy(connecting->device, options->device, strlen(options->device) + 1);
+    }
+    memcpy(connecting->host, host, size);
+    return connecting;
 }
 
-static struct connect_attempt *attempt_of(const struct us_socket_t *s) {
-    return s->cold ? s->cold->attempt : NULL;
+void us_internal_connect_stop(struct us_socket_t *s) {
+    struct connecting *connecting = us_internal_connecting(s);
+    if (!connecting) {
+        return;
+    }
+    us_internal_race_stop(connecting);
+    us_internal_name_leave(connecting->loop, &connecting->waiter);
+    if (connecting->lookup) {
+        us_internal_lookup_abandon(connecting->lookup);
+        connecting->lookup = NULL;
+    }
+    struct attempt *latest = connecting->next ? &connecting->attempts[connecting->next - 1] : NULL;
+    if (latest && latest->state == USX_ATTEMPT_RUNNING) {
+        us_internal_attempt_ended(connecting, latest, USX_ATTEMPT_GIVEN_UP, 0);
+    }
 }
 
 void us_internal_connect_forget(struct us_socket_t *s) {
-    struct connect_attempt *attempt = attempt_of(s);
-    if (!attempt) {
+    struct connecting *connecting = us_internal_connecting(s);
+    if (!connecting) {
         return;
     }
-    if (attempt->lookup) {
-        us_internal_lookup_abandon(attempt->lookup);
+    us_internal_connect_stop(s);
+    if (connecting->sources) {
+        freeaddrinfo(connecting->sources);
     }
-    if (attempt->addresses) {
-        freeaddrinfo(attempt->addresses);
+    sys_free(connecting->attempts);
+    sys_free(connecting);
+    s->cold->connecting = NULL;
+}
+
+static uint64_t since_beginning(const struct connecting *connecting, uint64_t time) {
+    return time ? time - connecting->began : 0;
+}
+
+unsigned int usx_socket_connect_attempts(struct us_socket_t *s, struct usx_connect_attempt *attempts,
+                                         unsigned int capacity) {
+    const struct connecting *connecting = us_internal_connecting(s);
+    if (!connecting) {
+        return 0;
     }
-    if (attempt->sources) {
-        freeaddrinfo(attempt->sources);
+    for (uint32_t i = 0; i < connecting->count && i < capacity; i++) {
+        const struct attempt *attempt = &connecting->attempts[i];
+        attempts[i] = (struct usx_connect_attempt){
+            .address = attempt->address,
+            .address_length = attempt->length,
+            .state = attempt->state,
+            .error = attempt->error,
+            .began = since_beginning(connecting, attempt->began),
+            .ended = since_beginning(connecting, attempt->ended),
+        };
     }
-    sys_free(attempt);
-    s->cold->attempt = NULL;
+    return connecting->count;
 }
 
 /* ------------------------------------------------------------------------------------------------
- * One address
+ * One address after the other
  * --------------------------------------------------------------------------------------------- */
-
-static void give_up_descriptor(struct us_loop_t *loop, struct us_socket_t *s) {
-    if (s->p.fd >= 0) {
-        loop->backend->close(loop, &s->p);
-    }
-}
-
-/* Starts to connect to one address. 0 when the outcome will be reported, or a negative errno with nothing left
- * behind; *bound says whether the local address was the problem. */
-static int start(struct us_socket_t *s, const struct sockaddr *address, socklen_t length,
-                 const struct sockaddr *local, socklen_t local_length, int *bound) {
-    struct us_loop_t *loop = s->context->loop;
-    *bound = 0;
-    int fd = us_internal_net_stream(address->sa_family);
-    if (fd < 0) {
-        return fd;
-    }
-    s->p.fd = fd;
-    int result = local_length ? sys_bind(fd, local, local_length) : 0;
-    if (result >= 0) {
-        *bound = 1;
-        loop->statistics.connects++;
-        result = loop->backend->connect(loop, &s->p, address, length);
-        if (result == 0 || result == -EINPROGRESS || result == -EINTR) {
-            result = us_internal_poll_watch(loop, &s->p, LIBUS_SOCKET_WRITABLE);
-        }
-    }
-    if (result < 0) {
-        give_up_descriptor(loop, s);
-    }
-    return result < 0 ? result : 0;
-}
-
-/* The local address for a family: the given one, or the first of the source's addresses that fits. */
-static int choose_local(const struct connect_attempt *attempt, int family, const struct sockaddr **local,
-                        socklen_t *length) {
-    *local = (const struct sockaddr *) &attempt->local;
-    *length = attempt->local_length;
-    if (!attempt->sources) {
-        return *length == 0 || (*local)->sa_family == family ? 0 : -EAFNOSUPPORT;
-    }
-    for (const struct addrinfo *a = attempt->sources; a; a = a->ai_next) {
-        if (a->ai_family == family) {
-            *local = a->ai_addr;
-            *length = a->ai_addrlen;
-            return 0;
-        }
-    }
-    return -EADDRNOTAVAIL;
-}
 
 /* Tries addresses until one is under way. 0, or the negative errno of the last one. */
 static int start_next(struct us_socket_t *s, int *bound) {
-    struct connect_attempt *attempt = attempt_of(s);
-    int result = -(attempt->error ? attempt->error : EADDRNOTAVAIL);
-    while (attempt->next) {
-        const struct addrinfo *address = attempt->next;
-        attempt->next = address->ai_next;
-        const struct sockaddr *local;
-        socklen_t local_length;
-        result = choose_local(attempt, address->ai_family, &local, &local_length);
+    struct connecting *connecting = us_internal_connecting(s);
+    int result = -EADDRNOTAVAIL;
+    *bound = 0;
+    while (connecting->next < connecting->count) {
+        struct attempt *attempt = &connecting->attempts[connecting->next++];
+        struct origin origin;
+        attempt->began = us_internal_clock(connecting->loop);
+        result = us_internal_connecting_origin(connecting, attempt->address.ss_family, &origin);
         if (result == 0) {
-            result = start(s, address->ai_addr, address->ai_addrlen, local, local_length, bound);
+            const struct sockaddr *address = (const struct sockaddr *) &attempt->address;
+            result = us_internal_attempt_start(connecting->loop, &s->p, address, attempt->length, &origin, bound);
         }
         if (result == 0) {
+            attempt->state = USX_ATTEMPT_RUNNING;
             return 0;
         }
-        attempt->error = -result;
+        us_internal_attempt_ended(connecting, attempt, USX_ATTEMPT_FAILED, -result);
     }
     return result;
+}
+
+/* The addresses are known. 0 when at least one is under way, or a negative errno; *bound is zero if the problem was on
+ * our side. */
+static int start_all(struct us_socket_t *s, int *bound) {
+    struct connecting *connecting = us_internal_connecting(s);
+    if (s->context->deferring && connecting->count > 1) {
+        *bound = 1;
+        us_internal_race_order(connecting->attempts, connecting->count);
+        return us_internal_race_begin(connecting);
+    }
+    return start_next(s, bound);
 }
 
 /* ------------------------------------------------------------------------------------------------
@@ -158,8 +155,22 @@ static void failed(struct us_loop_t *loop, struct us_socket_t *s, int reason_kin
     us_internal_socket_close_now(s, reason_kind, error);
 }
 
-static void succeeded(struct us_socket_t *s) {
-    us_internal_connect_forget(s);
+void us_internal_connect_failed(struct us_loop_t *loop, struct us_socket_t *s, int error) {
+    const struct connecting *connecting = us_internal_connecting(s);
+    if (connecting && connecting->eai_error) {
+        failed(loop, s, USX_REASON_RESOLVE, connecting->eai_error);
+        return;
+    }
+    if (connecting && connecting->named) {
+        us_internal_name_forget(loop, connecting->host);
+    }
+    failed(loop, s, USX_REASON_CONNECT, error);
+}
+
+void us_internal_connect_succeeded(struct us_socket_t *s) {
+    struct us_loop_t *loop = s->context->loop;
+    uint32_t slot = s->p.slot;
+    us_internal_connect_stop(s);
     us_internal_net_nodelay(s->p.fd, 1);
     s->flags = (s->flags & ~S_CONNECTING) | S_OPENED;
     us_socket_timeout(0, s, 0);
@@ -169,12 +180,36 @@ static void succeeded(struct us_socket_t *s) {
     us_internal_drain_opened(s);
     if (s->context->on.on_open) {
         s->context->on.on_open(s, 1, NULL, 0);
+        s = us_internal_slot_socket(loop, slot);
     }
+    us_internal_connect_forget(s);
+}
+
+/* The attempt under way has failed: the next one begins. 0, or the negative errno of the last one. */
+static int try_next(struct us_socket_t *s, int error) {
+    struct connecting *connecting = us_internal_connecting(s);
+    if (!connecting || !connecting->next) {
+        return -error;
+    }
+    struct attempt *latest = &connecting->attempts[connecting->next - 1];
+    if (latest->state == USX_ATTEMPT_RUNNING) {
+        us_internal_attempt_ended(connecting, latest, USX_ATTEMPT_FAILED, error);
+    }
+    if (connecting->next == connecting->count) {
+        return -error;
+    }
+    int bound;
+    s->cold->failure = 0;
+    return start_next(s, &bound);
+}
+
+static int is_resolving(const struct connecting *connecting) {
+    return connecting->lookup || connecting->waiter.name;
 }
 
 void us_internal_connect_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
-    struct connect_attempt *attempt = attempt_of(s);
-    if (attempt && attempt->lookup) {
+    struct connecting *connecting = us_internal_connecting(s);
+    if (connecting && is_resolving(connecting)) {
         return; /* nothing was started yet */
     }
     int error = s->cold ? s->cold->failure : 0;
@@ -182,24 +217,99 @@ void us_internal_connect_ready(struct us_loop_t *loop, struct us_socket_t *s, un
         error = us_internal_net_error(s->p.fd);
     }
     if (!error && ready & (BACKEND_WRITABLE | BACKEND_HANGUP)) {
-        succeeded(s);
+        if (connecting && connecting->next) {
+            us_internal_attempt_ended(connecting, &connecting->attempts[connecting->next - 1],
+                                      USX_ATTEMPT_CONNECTED, 0);
+        }
+        us_internal_connect_succeeded(s);
         return;
     }
-    give_up_descriptor(loop, s);
-    int bound;
-    if (attempt && attempt->next) {
-        attempt->error = error;
-        s->cold->failure = 0;
-        int result = start_next(s, &bound);
-        if (result == 0) {
-            return;
-        }
-        error = -result;
+    if (s->p.fd >= 0) {
+        loop->backend->close(loop, &s->p);
     }
-    if (attempt && attempt->eai_error) {
-        failed(loop, s, USX_REASON_RESOLVE, attempt->eai_error);
+    error = error ? error : ECONNABORTED;
+    int result = connecting && connecting->racing ? -error : try_next(s, error);
+    if (result != 0) {
+        us_internal_connect_failed(loop, s, -result);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Addresses
+ * --------------------------------------------------------------------------------------------- */
+
+/* Room for the addresses. NULL: out of memory. */
+static struct attempt *make_attempts(struct connecting *connecting, uint32_t count) {
+    count = count < ADDRESSES_MAX ? count : ADDRESSES_MAX;
+    connecting->attempts = sys_calloc(count, sizeof(struct attempt));
+    if (!connecting->attempts) {
+        return NULL;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        connecting->attempts[i].p.fd = -1;
+        connecting->attempts[i].p.kind = POLL_KIND_ATTEMPT;
+        connecting->attempts[i].connecting = connecting;
+    }
+    connecting->count = count;
+    return connecting->attempts;
+}
+
+static int take_addresses(struct connecting *connecting, const struct addrinfo *list) {
+    uint32_t count = 0;
+    for (const struct addrinfo *info = list; info && count < ADDRESSES_MAX; info = info->ai_next) {
+        count++;
+    }
+    struct attempt *attempts = make_attempts(connecting, count);
+    if (!attempts) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < connecting->count; i++, list = list->ai_next) {
+        memcpy(&attempts[i].address, list->ai_addr, list->ai_addrlen);
+        attempts[i].length = list->ai_addrlen;
+    }
+    return 0;
+}
+
+static void set_port(struct sockaddr_storage *address, int port) {
+    if (address->ss_family == AF_INET) {
+        ((struct sockaddr_in *) address)->sin_port = htons((uint16_t) port);
     } else {
-        failed(loop, s, USX_REASON_CONNECT, error);
+        ((struct sockaddr_in6 *) address)->sin6_port = htons((uint16_t) port);
+    }
+}
+
+/* An answer of the cache. 0, or a negative errno. */
+static int start_answer(struct us_socket_t *s, const struct name_answer *answer) {
+    struct connecting *connecting = us_internal_connecting(s);
+    if (answer->eai_error) {
+        connecting->eai_error = answer->eai_error;
+        return -EHOSTUNREACH;
+    }
+    struct attempt *attempts = make_attempts(connecting, answer->count);
+    if (!attempts) {
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < connecting->count; i++) {
+        attempts[i].address = answer->addresses[i].address;
+        attempts[i].length = answer->addresses[i].length;
+        set_port(&attempts[i].address, connecting->port);
+    }
+    connecting->named = 1;
+    int bound;
+    return start_all(s, &bound);
+}
+
+void us_internal_connect_named(struct us_loop_t *loop, struct name_waiter *waiter,
+                               const struct name_answer *answer) {
+    struct connecting *connecting =
+        (struct connecting *) (void *) ((char *) waiter - offsetof(struct connecting, waiter));
+    struct us_socket_t *s = us_internal_slot_socket(loop, connecting->slot);
+    if (us_internal_socket_gone(s)) {
+        return; /* no connection is begun while its close is pending */
+    }
+    int result = start_answer(s, answer);
+    if (result < 0) {
+        us_internal_socket_fail_later(s, -result);
     }
 }
 
@@ -207,53 +317,58 @@ void us_internal_connect_ready(struct us_loop_t *loop, struct us_socket_t *s, un
  * Look-ups
  * --------------------------------------------------------------------------------------------- */
 
-static int start_lookup(struct us_socket_t *s, const char *name, int port) {
-    struct us_loop_t *loop = s->context->loop;
+static void resolved(struct us_loop_t *loop, void *owner, struct addrinfo *addresses, int eai_error);
+
+static int start_lookup(struct connecting *connecting, const char *name, int port) {
     int error = 0;
-    struct connect_attempt *attempt = attempt_of(s);
-    attempt->lookup =
-        us_internal_lookup_start(loop, name, port, us_internal_poll_token(loop, &s->p), &error);
-    return attempt->lookup ? 0 : error;
+    connecting->lookup = us_internal_lookup_start(connecting->loop, name, port, resolved, connecting, &error);
+    return connecting->lookup ? 0 : error;
 }
 
-static void resolved_source(struct us_socket_t *s, struct addrinfo *addresses) {
-    struct connect_attempt *attempt = attempt_of(s);
-    attempt->resolving_source = 0;
-    attempt->sources = addresses;
-    int bound;
-    int result = attempt->addresses ? start_next(s, &bound)
-                                    : start_lookup(s, attempt->host, attempt->port);
-    if (result < 0) {
-        us_internal_socket_fail_later(s, -result);
+/* Asks for the addresses of the host. 0 when they will come or were known, or a negative errno; *bound is zero if
+ * they cannot even be asked for. */
+static int ask_for_host(struct us_socket_t *s, int *bound) {
+    struct connecting *connecting = us_internal_connecting(s);
+    *bound = 0;
+    if (connecting->uncached && s->context->deferring && us_internal_lookups_full(connecting->loop)) {
+        return -EAGAIN;
     }
+    if (connecting->uncached) {
+        return start_lookup(connecting, connecting->host, connecting->port);
+    }
+    struct name_answer answer;
+    int result = us_internal_name_ask(connecting->loop, connecting->host, &connecting->waiter, &answer);
+    if (result > 0) {
+        *bound = 1;
+        result = start_answer(s, &answer);
+    }
+    return result;
 }
 
-void us_internal_connect_resolved(struct us_loop_t *loop, uint64_t token, struct addrinfo *addresses,
-                                  int eai_error) {
-    struct us_socket_t *s = (struct us_socket_t *) us_internal_token_poll(loop, token);
-    struct connect_attempt *attempt = s ? attempt_of(s) : NULL;
-    if (attempt) {
-        attempt->lookup = NULL;
-    }
-    if (!attempt || us_internal_socket_gone(s)) { /* no connection is begun while its close is pending */
+static void resolved(struct us_loop_t *loop, void *owner, struct addrinfo *addresses, int eai_error) {
+    struct connecting *connecting = owner;
+    struct us_socket_t *s = us_internal_slot_socket(loop, connecting->slot);
+    connecting->lookup = NULL;
+    if (us_internal_socket_gone(s)) { /* no connection is begun while its close is pending */
         if (addresses) {
             freeaddrinfo(addresses);
         }
         return;
     }
-    if (eai_error || !addresses) {
-        attempt->eai_error = eai_error ? eai_error : EAI_NONAME;
-        us_internal_socket_fail_later(s, EHOSTUNREACH);
-        return;
-    }
-    if (attempt->resolving_source) {
-        resolved_source(s, addresses);
-        return;
-    }
-    attempt->addresses = addresses;
-    attempt->next = addresses;
+    int result = 0;
     int bound;
-    int result = start_next(s, &bound);
+    if (eai_error || !addresses) {
+        connecting->eai_error = eai_error ? eai_error : EAI_NONAME;
+        result = -EHOSTUNREACH;
+    } else if (connecting->resolving_source) {
+        connecting->resolving_source = 0;
+        connecting->sources = addresses;
+        result = connecting->attempts ? start_all(s, &bound) : ask_for_host(s, &bound);
+    } else {
+        result = take_addresses(connecting, addresses);
+        freeaddrinfo(addresses);
+        result = result == 0 ? start_all(s, &bound) : result;
+    }
     if (result < 0) {
         us_internal_socket_fail_later(s, -result);
     }
@@ -263,7 +378,25 @@ void us_internal_connect_resolved(struct us_loop_t *loop, uint64_t token, struct
  * Connecting, as programs ask for it
  * --------------------------------------------------------------------------------------------- */
 
-static struct us_socket_t *create_connecting(struct us_socket_context_t *context, unsigned int ext_size) {
+static const struct usx_connect_options no_options;
+
+/* The options to go by, or NULL with the error set. */
+static const struct usx_connect_options *check_options(struct us_loop_t *loop,
+                                                       const struct usx_connect_options *options) {
+    if (!options) {
+        return &no_options;
+    }
+    uint64_t delay = options->attempt_delay;
+    int bad = (options->local && options->local_length > sizeof(struct sockaddr_storage)) ||
+              (options->device && (!*options->device || strlen(options->device) >= DEVICE_MAX)) ||
+              (delay && (delay < (uint64_t) USX_ATTEMPT_DELAY_MIN || delay > (uint64_t) USX_ATTEMPT_DELAY_MAX));
+    if (bad) {
+        us_internal_fail(loop, EINVAL);
+    }
+    return bad ? NULL : options;
+}
+
+static struct us_socket_t *create_socket(struct us_socket_context_t *context, unsigned int ext_size) {
     struct us_socket_t *s = us_internal_socket_create(context, -1, ext_size);
     if (s) {
         s->flags |= S_CONNECTING;
@@ -278,16 +411,8 @@ static struct us_socket_t *refuse(struct us_socket_t *s, int error) {
     return NULL;
 }
 
-struct us_socket_t *usx_context_connect(struct us_socket_context_t *context,
-                                        const struct sockaddr *address, socklen_t address_length,
-                                        const struct sockaddr *local, socklen_t local_length,
-                                        unsigned int socket_ext_size) {
-    struct us_socket_t *s = create_connecting(context, socket_ext_size);
-    if (!s) {
-        return NULL;
-    }
-    int bound;
-    int result = start(s, address, address_length, local, local ? local_length : 0, &bound);
+/* Problems on our side are told at once, others by the handler. */
+static struct us_socket_t *begun(struct us_socket_t *s, int result, int bound) {
     if (result < 0 && !bound) {
         return refuse(s, result);
     }
@@ -295,6 +420,56 @@ struct us_socket_t *usx_context_connect(struct us_socket_context_t *context,
         us_internal_socket_fail_later(s, -result);
     }
     return s;
+}
+
+struct us_socket_t *usx_context_connect(struct us_socket_context_t *context, const struct sockaddr *address,
+                                        socklen_t address_length, const struct usx_connect_options *options,
+                                        unsigned int socket_ext_size) {
+    options = check_options(context->loop, options);
+    struct us_socket_t *s = options ? create_socket(context, socket_ext_size) : NULL;
+    if (!s) {
+        return NULL;
+    }
+    struct origin origin = {.address = options->local, .length = options->local_length, .device = options->device};
+    int bound;
+    int result = us_internal_attempt_start(context->loop, &s->p, address, address_length, &origin, &bound);
+    return begun(s, result, bound);
+}
+
+static int are_inet(const struct sockaddr_storage *addresses, unsigned int count) {
+    unsigned int i = 0;
+    while (i < count && (addresses[i].ss_family == AF_INET || addresses[i].ss_family == AF_INET6)) {
+        i++;
+    }
+    return count && i == count;
+}
+
+struct us_socket_t *usx_context_connect_any(struct us_socket_context_t *context,
+                                            const struct sockaddr_storage *addresses, unsigned int count,
+                                            const struct usx_connect_options *options,
+                                            unsigned int socket_ext_size) {
+    options = check_options(context->loop, options);
+    int usable = options && are_inet(addresses, count);
+    if (options && !usable) {
+        us_internal_fail(context->loop, EINVAL);
+    }
+    struct us_socket_t *s = usable ? create_socket(context, socket_ext_size) : NULL;
+    if (!s) {
+        return NULL;
+    }
+    struct connecting *connecting = create_connecting(s, "", 0, options);
+    struct attempt *attempts = connecting ? make_attempts(connecting, count) : NULL;
+    if (!attempts) {
+        return refuse(s, ENOMEM);
+    }
+    for (uint32_t i = 0; i < connecting->count; i++) {
+        attempts[i].address = addresses[i];
+        attempts[i].length = addresses[i].ss_family == AF_INET ? sizeof(struct sockaddr_in)
+                                                               : sizeof(struct sockaddr_in6);
+    }
+    int bound;
+    int result = start_all(s, &bound);
+    return begun(s, result, bound);
 }
 
 static int resolve_numeric(const char *host, int port, struct addrinfo **results) {
@@ -307,57 +482,53 @@ static int resolve_numeric(const char *host, int port, struct addrinfo **results
     return sys_getaddrinfo(host, service, &hints, results);
 }
 
+/* 0, also if the host is not numeric, or a negative errno. */
+static int take_numeric_host(struct connecting *connecting) {
+    struct addrinfo *addresses;
+    if (resolve_numeric(connecting->host, connecting->port, &addresses) != 0) {
+        return 0;
+    }
+    int result = take_addresses(connecting, addresses);
+    freeaddrinfo(addresses);
+    return result;
+}
+
 /* Connects to a host with an optional source, either of which may be a name. A problem with a numeric source or of
  * resources is told at once. */
 static struct us_socket_t *connect_host(struct us_socket_context_t *context, const char *host, int port,
-                                        const char *source, const struct sockaddr *local,
-                                        socklen_t local_length, unsigned int ext_size) {
-    struct us_socket_t *s = create_connecting(context, ext_size);
+                                        const char *source, const struct usx_connect_options *options,
+                                        unsigned int ext_size) {
+    struct us_socket_t *s = create_socket(context, ext_size);
     if (!s) {
         return NULL;
     }
-    if (port < 0 || port > UINT16_MAX || local_length > sizeof(struct sockaddr_storage)) {
+    if (port < 0 || port > UINT16_MAX) {
         return refuse(s, EINVAL);
     }
-    struct connect_attempt *attempt = create_attempt(s, host, port);
-    if (!attempt) {
+    struct connecting *connecting = create_connecting(s, host, port, options);
+    if (!connecting || take_numeric_host(connecting) < 0) {
         return refuse(s, ENOMEM);
     }
-    if (local_length) {
-        memcpy(&attempt->local, local, local_length);
-        attempt->local_length = local_length;
+    if (source && *source && resolve_numeric(source, 0, &connecting->sources) != 0) {
+        connecting->resolving_source = 1;
     }
-    if (resolve_numeric(host, port, &attempt->addresses) == 0) {
-        attempt->next = attempt->addresses;
-    }
-    if (source && *source && resolve_numeric(source, 0, &attempt->sources) != 0) {
-        attempt->resolving_source = 1;
-    }
+    int bound = 0;
     int result;
-    int bound = 1;
-    if (attempt->resolving_source) {
-        result = start_lookup(s, source, 0);
-        bound = result == 0;
-    } else if (attempt->addresses) {
-        bound = 0;
-        result = start_next(s, &bound);
+    if (connecting->resolving_source) {
+        result = start_lookup(connecting, source, 0);
+    } else if (connecting->attempts) {
+        result = start_all(s, &bound);
     } else {
-        result = start_lookup(s, attempt->host, port);
-        bound = result == 0;
+        result = ask_for_host(s, &bound);
     }
-    if (result < 0 && !bound) {
-        return refuse(s, result);
-    }
-    if (result < 0) {
-        us_internal_socket_fail_later(s, -result);
-    }
-    return s;
+    return begun(s, result, bound);
 }
 
 struct us_socket_t *usx_context_connect_name(struct us_socket_context_t *context, const char *host,
-                                             int port, const struct sockaddr *local,
-                                             socklen_t local_length, unsigned int socket_ext_size) {
-    return connect_host(context, host, port, NULL, local, local ? local_length : 0, socket_ext_size);
+                                             int port, const struct usx_connect_options *options,
+                                             unsigned int socket_ext_size) {
+    options = check_options(context->loop, options);
+    return options ? connect_host(context, host, port, NULL, options, socket_ext_size) : NULL;
 }
 
 struct us_socket_t *us_socket_context_connect(int ssl, struct us_socket_context_t *context,
@@ -365,7 +536,7 @@ struct us_socket_t *us_socket_context_connect(int ssl, struct us_socket_context_
                                               int options, int socket_ext_size) {
     (void) ssl;
     (void) options;
-    return connect_host(context, host, port, source_host, NULL, 0,
+    return connect_host(context, host, port, source_host, &no_options,
                         socket_ext_size > 0 ? (unsigned int) socket_ext_size : 0);
 }
 
@@ -380,6 +551,6 @@ struct us_socket_t *us_socket_context_connect_unix(int ssl, struct us_socket_con
         us_internal_fail(context->loop, ENAMETOOLONG);
         return NULL;
     }
-    return usx_context_connect(context, (struct sockaddr *) &address, length, NULL, 0,
+    return usx_context_connect(context, (struct sockaddr *) &address, length, NULL,
                                socket_ext_size > 0 ? (unsigned int) socket_ext_size : 0);
 }

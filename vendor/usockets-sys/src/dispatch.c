@@ -342,6 +342,9 @@ void us_internal_dispatch(struct us_loop_t *loop, struct us_poll_t *p, unsigned 
     case POLL_KIND_LISTEN:
         us_internal_accept_ready(loop, (struct us_listen_socket_t *) p);
         break;
+    case POLL_KIND_ATTEMPT:
+        us_internal_attempt_ready((struct attempt *) p, ready);
+        break;
     case POLL_KIND_WAKEUP:
         us_internal_wakeup_ready(loop);
         break;

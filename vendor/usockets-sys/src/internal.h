@@ -3,10 +3,10 @@
  * Layers, each using only those below:
  *   loop.c       iteration, liveness, creation, teardown
  *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
- *   context.c socket.c listen.c connect.c adopt.c close.c poll.c    the objects of the C API
+ *   context.c socket.c listen.c connect.c race.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
  *   output.c send.c file.c splice.c pipe.c linger.c    what sockets send
- *   timer.c wheel.c resolve.c wakeup.c      time, look-ups, waking
+ *   timer.c wheel.c resolve.c resolve_cache.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c                    identities, memory, address helpers
  *   backend/                                the contract of backend.h
  *   sys.h                                   every system call and allocation
@@ -35,6 +35,7 @@
 #define BUDGET_EFFECTS 4096       /* pending effects per turn */
 #define BUDGET_TIMERS 4096        /* timer expiries per turn */
 #define BUDGET_DEADLINES 4096     /* socket timeouts per turn (not the coarse sweep) */
+#define BUDGET_RESULTS 256        /* look-ups that end, and connections that then begin, per turn */
 #define BUDGET_CASCADE 1024       /* wheel entries moved down a level ahead of need, per turn */
 #define BUDGET_SENDS 16           /* sends per socket and flush */
 #define BUDGET_DRAIN 4096         /* sockets of draining contexts looked at, and reports given, per turn */
@@ -103,6 +104,7 @@ enum poll_kind {
     POLL_KIND_SOCKET,  /* struct us_socket_t */
     POLL_KIND_LISTEN,  /* struct us_listen_socket_t */
     POLL_KIND_WAKEUP,  /* the loop's waker */
+    POLL_KIND_ATTEMPT, /* struct attempt, of a race */
     POLL_KIND_CONTEXT, /* not a poll: a slot that holds a context begins with this head too */
 };
 
@@ -188,7 +190,7 @@ struct output_item {
 struct socket_cold {
     int failure;                     /* errno of a call that failed, told when the socket closes */
     int failure_kind;                /* USX_REASON_* for it; 0: as the errno says */
-    struct connect_attempt *attempt; /* connect.c; NULL once open */
+    struct connecting *connecting;   /* connect.h; NULL once the handler was told */
     char *kept_input;                /* bytes to deliver before anything is received */
     size_t kept_length;
     size_t kept_offset;
@@ -311,7 +313,8 @@ struct us_timer_t {
     uint64_t every;
     uint64_t sequence; /* ties are broken by order of arming; the deadline is in the heap */
     uint32_t heap_index;
-    uint32_t fallthrough;
+    uint16_t fallthrough;
+    uint16_t own; /* of the engine: in no list, not counted for the program */
     /* ext follows, aligned */
 };
 #define NOT_ARMED UINT32_MAX
@@ -417,6 +420,7 @@ struct us_loop_t {
 
     struct timer_heap heap;
     uint64_t timer_sequence;
+    uint32_t own_timers; /* of the engine itself */
     struct us_timer_t *timers;
     struct user_poll *polls;
     struct us_socket_context_t *contexts;
@@ -431,6 +435,7 @@ struct us_loop_t {
     struct usx_waker_t *waker;
     struct wakeup_poll *wakeup;
     struct resolver *resolver;   /* NULL before the first look-up */
+    struct name_cache *names;    /* NULL before the first name */
     struct block_pool *blocks;
 
     const char *current_data;    /* chunk that on_data is being given, for adoption */
@@ -544,6 +549,9 @@ uint64_t us_internal_timers_next(struct us_loop_t *loop);
 int us_internal_timers_run(struct us_loop_t *loop);
 /* Calls release handlers and frees every timer (teardown); `silent` skips the handlers (us_loop_free). */
 void us_internal_timers_close_all(struct us_loop_t *loop, int silent);
+/* Timers of the engine itself, in memory of their owner, armed by usx_timer_set(). 0 or -ENOMEM. */
+int us_internal_timer_init(struct us_loop_t *loop, struct us_timer_t *timer);
+void us_internal_timer_done(struct us_timer_t *timer);
 
 /* ------------------------------------------------------------------------------------------------
  * wakeup.c
@@ -561,14 +569,20 @@ void us_internal_wakeup_ready(struct us_loop_t *loop);
 
 struct addrinfo;
 struct lookup;
-/* Starts a look-up for the socket with this token (AF_UNSPEC, SOCK_STREAM). NULL and *error (negative errno) on
- * failure. Wakes the loop by its waker when done. */
-struct lookup *us_internal_lookup_start(struct us_loop_t *loop, const char *host, int port, uint64_t token,
-                                        int *error);
-/* The loop lost interest: the result, when it comes, is freed by the helper. */
+/* What is called with the result of a look-up: `addresses` is the callee's, freed by freeaddrinfo(); NULL with an
+ * EAI_* code. The look-up is gone then. */
+typedef void lookup_done(struct us_loop_t *loop, void *owner, struct addrinfo *addresses, int eai_error);
+/* Starts a look-up (AF_UNSPEC, SOCK_STREAM). NULL and *error (negative errno) on failure. Wakes the loop by its waker
+ * when done. */
+struct lookup *us_internal_lookup_start(struct us_loop_t *loop, const char *host, int port, lookup_done *done,
+                                        void *owner, int *error);
+/* The owner lost interest: the result, when it comes, is freed by the helper. */
 void us_internal_lookup_abandon(struct lookup *lookup);
-/* Called once per turn when a look-up may have ended: calls us_internal_connect_resolved() for each result, which
- * then owns `addresses` (freed by freeaddrinfo) and the look-up is gone. */
+/* The same for one that may as well go on: -EBUSY if it has begun already. */
+int us_internal_lookup_withdraw(struct lookup *lookup);
+/* Non-zero while so many look-ups wait for a helper that a deferring context begins no more. */
+int us_internal_lookups_full(struct us_loop_t *loop);
+/* Called once per turn when a look-up may have ended: hands on the results. */
 void us_internal_resolver_run(struct us_loop_t *loop);
 int us_internal_resolver_has_results(struct us_loop_t *loop);
 void us_internal_resolver_free(struct us_loop_t *loop); /* abandons everything, never waits */
@@ -580,6 +594,35 @@ void us_internal_resolver_set_lookup(int (*lookup)(const char *host, const char 
 #endif
 
 /* ------------------------------------------------------------------------------------------------
+ * resolve_cache.c: names that were looked up, and look-ups that several wait for
+ * --------------------------------------------------------------------------------------------- */
+
+struct name_address {
+    struct sockaddr_storage address; /* the port is 0 */
+    socklen_t length;
+};
+struct name_answer {
+    int eai_error; /* 0: there are addresses */
+    uint32_t count;
+    struct name_address *addresses;
+};
+/* Somebody who waits for a name; part of a larger structure. */
+struct name_waiter {
+    struct name_waiter *prev, *next;
+    struct cached_name *name; /* NULL: does not wait */
+};
+/* Asks for a name. 1: *answer is known, valid until the next call; 0: us_internal_connect_named() will be called for the
+ * waiter; or a negative errno. */
+int us_internal_name_ask(struct us_loop_t *loop, const char *host, struct name_waiter *waiter,
+                         struct name_answer *answer);
+void us_internal_name_leave(struct us_loop_t *loop, struct name_waiter *waiter);
+/* The answer was of no use: the next one who asks gets a new one. */
+void us_internal_name_forget(struct us_loop_t *loop, const char *host);
+/* Hands on answers that came, within the budget. */
+void us_internal_names_run(struct us_loop_t *loop);
+void us_internal_names_free(struct us_loop_t *loop); /* nobody waits any more */
+
+/* ------------------------------------------------------------------------------------------------
  * net.c: descriptors and addresses
  * --------------------------------------------------------------------------------------------- */
 
@@ -587,6 +630,10 @@ void us_internal_resolver_set_lookup(int (*lookup)(const char *host, const char 
 int us_internal_net_stream(int family);
 /* Makes a foreign descriptor non-blocking and close-on-exec. 0 or a negative errno. */
 int us_internal_net_prepare(int fd);
+/* Binds to a local address. 0 or a negative errno. */
+int us_internal_net_bind(int fd, const struct sockaddr *address, socklen_t length);
+/* Has a socket use one network device only. 0 or a negative errno. */
+int us_internal_net_device(int fd, const char *device);
 void us_internal_net_nodelay(int fd, int on); /* best effort; does nothing on Unix sockets */
 void us_internal_net_uncork(int fd);          /* sends a partial segment that MSG_MORE holds back */
 void us_internal_net_linger_reset(int fd);    /* close will send RST */
@@ -712,8 +759,11 @@ static inline int us_internal_prelude_awaited(const struct us_socket_t *s) {
 }
 
 void us_internal_connect_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
-void us_internal_connect_resolved(struct us_loop_t *loop, uint64_t token, struct addrinfo *addresses, int eai_error);
-void us_internal_connect_forget(struct us_socket_t *s); /* frees the attempt, abandons the look-up */
+void us_internal_connect_named(struct us_loop_t *loop, struct name_waiter *waiter, const struct name_answer *answer);
+void us_internal_connect_stop(struct us_socket_t *s);   /* gives up attempts and look-ups */
+void us_internal_connect_forget(struct us_socket_t *s); /* the same, and frees what they have left */
+struct attempt;
+void us_internal_attempt_ready(struct attempt *attempt, unsigned int ready);
 
 struct socket_cold *us_internal_socket_cold(struct us_socket_t *s); /* made on first use; NULL: out of memory */
 void us_internal_socket_cold_free(struct us_socket_t *s);

@@ -390,6 +390,9 @@ static void run_jobs(struct us_loop_t *loop) {
     if (loop->resolver && !loop->halt && us_internal_resolver_has_results(loop)) {
         us_internal_resolver_run(loop);
     }
+    if (loop->names && !loop->halt) {
+        us_internal_names_run(loop);
+    }
 }
 
 /* What is not dispatched because of a halt is reported again by the next wait (rule 2 of backend.h). */
@@ -612,6 +615,7 @@ int usx_loop_teardown(struct us_loop_t *loop) {
         us_internal_context_free_now(loop->contexts);
     }
     us_internal_release(loop);
+    us_internal_names_free(loop);
     loop->running = 0;
     return 0;
 }
@@ -634,6 +638,7 @@ void us_loop_free(struct us_loop_t *loop) {
     }
     us_internal_timers_close_all(loop, 1);
     us_internal_user_polls_close_all(loop, 1);
+    us_internal_names_free(loop);
     us_internal_resolver_free(loop);
     us_internal_wakeup_free(loop);
     loop->backend->destroy(loop);

@@ -25,6 +25,27 @@ int us_internal_net_prepare(int fd) {
     return result < 0 ? result : add_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC);
 }
 
+/* Several attempts of one connection may come from the same port, and a new one from that of an
+ * old one which the system still remembers. */
+int us_internal_net_bind(int fd, const struct sockaddr *address, socklen_t length) {
+    struct sockaddr_storage copy = {0};
+    memcpy(&copy, address, length);
+    if (us_internal_net_port(&copy) > 0) {
+        int on = 1;
+        (void) sys_setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    }
+    return sys_bind(fd, address, length);
+}
+
+int us_internal_net_device(int fd, const char *device) {
+#ifdef SO_BINDTODEVICE
+    return sys_setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, (socklen_t) strlen(device));
+#else
+    (void) fd, (void) device;
+    return -ENOTSUP;
+#endif
+}
+
 void us_internal_net_nodelay(int fd, int on) {
     int value = on != 0;
     (void) sys_setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, sizeof value);

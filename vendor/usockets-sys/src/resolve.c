@@ -16,8 +16,13 @@
 #include <string.h>
 
 /* Look-ups of one loop that run at once. Dead name servers make each take 10 seconds and more,
- * which must not hold up the others soon; and some bound there has to be. */
-#define HELPERS_MAX 16u
+ * which must not hold up the others soon; and some bound there has to be. Only as many are made as
+ * there are look-ups at once, and each costs some 10 KiB while it is there. */
+#define HELPERS_MAX 64u
+
+/* Look-ups that may wait for a helper. A program that goes beyond asks for names faster than they
+ * are answered, and is told so. */
+#define WAITING_MAX 1024u
 
 /* A helper without work ends after so many seconds. */
 #define HELPER_IDLE_SECONDS 5
@@ -25,15 +30,13 @@
 /* Room for the C library's name services, and for whatever thread-local storage the program has. */
 #define HELPER_STACK (512 * 1024)
 
-/* Results handed on per turn. */
-#define BUDGET_RESULTS 256
-
 enum lookup_state { LOOKUP_WAITING, LOOKUP_RUNNING, LOOKUP_DONE };
 
 struct lookup {
     struct lookup *prev, *next; /* in the list of its state; unused while it runs */
     struct resolver *resolver;
-    uint64_t token;
+    lookup_done *done;
+    void *owner; /* abandons the look-up before it goes */
     struct addrinfo *addresses;
     int eai_error;
     uint8_t state; /* enum lookup_state */
@@ -260,14 +263,13 @@ static int add_helper(struct resolver *resolver) {
  * The loop's side
  * --------------------------------------------------------------------------------------------- */
 
-static struct lookup *lookup_create(struct resolver *resolver, const char *host, int port,
-                                    uint64_t token) {
+static struct lookup *lookup_create(struct resolver *resolver, const char *host, int port) {
     size_t length = strlen(host);
     struct lookup *lookup = sys_malloc(sizeof *lookup + length + 1);
     if (lookup == NULL) {
         return NULL;
     }
-    *lookup = (struct lookup){.resolver = resolver, .token = token, .state = LOOKUP_WAITING};
+    *lookup = (struct lookup){.resolver = resolver, .state = LOOKUP_WAITING};
     lookup->eai_error = sys_lookup_start() < 0 ? EAI_FAIL : 0;
     (void) snprintf(lookup->service, sizeof lookup->service, "%d", port);
     memcpy(lookup->host, host, length + 1);
@@ -275,7 +277,7 @@ static struct lookup *lookup_create(struct resolver *resolver, const char *host,
 }
 
 struct lookup *us_internal_lookup_start(struct us_loop_t *loop, const char *host, int port,
-                                        uint64_t token, int *error) {
+                                        lookup_done *done, void *owner, int *error) {
     if (port < 0 || port > UINT16_MAX) {
         *error = -EINVAL;
         return NULL;
@@ -285,10 +287,12 @@ struct lookup *us_internal_lookup_start(struct us_loop_t *loop, const char *host
         loop->resolver = resolver_create(loop);
     }
     struct resolver *resolver = loop->resolver;
-    struct lookup *lookup = resolver != NULL ? lookup_create(resolver, host, port, token) : NULL;
+    struct lookup *lookup = resolver != NULL ? lookup_create(resolver, host, port) : NULL;
     if (lookup == NULL) {
         return NULL;
     }
+    lookup->done = done;
+    lookup->owner = owner;
 
     pthread_mutex_lock(&resolver->mutex);
     int result = 0;
@@ -334,6 +338,32 @@ void us_internal_lookup_abandon(struct lookup *lookup) {
     }
 }
 
+int us_internal_lookup_withdraw(struct lookup *lookup) {
+    struct resolver *resolver = lookup->resolver;
+    pthread_mutex_lock(&resolver->mutex);
+    int waits = lookup->state == LOOKUP_WAITING;
+    if (waits) {
+        list_remove(&resolver->waiting, lookup);
+        resolver->waiting_count--;
+    }
+    pthread_mutex_unlock(&resolver->mutex);
+    if (!waits) {
+        return -EBUSY;
+    }
+    lookup_free(lookup);
+    return 0;
+}
+
+int us_internal_lookups_full(struct us_loop_t *loop) {
+    if (loop->resolver == NULL) {
+        return 0;
+    }
+    pthread_mutex_lock(&loop->resolver->mutex);
+    int result = loop->resolver->waiting_count >= WAITING_MAX;
+    pthread_mutex_unlock(&loop->resolver->mutex);
+    return result;
+}
+
 int us_internal_resolver_has_results(struct us_loop_t *loop) {
     if (loop->resolver == NULL) {
         return 0;
@@ -362,12 +392,10 @@ void us_internal_resolver_run(struct us_loop_t *loop) {
         if (lookup == NULL) {
             return;
         }
-        uint64_t token = lookup->token;
-        struct addrinfo *addresses = lookup->addresses;
-        int eai_error = lookup->eai_error;
+        struct lookup result = *lookup;
         lookup->addresses = NULL;
         lookup_free(lookup);
-        us_internal_connect_resolved(loop, token, addresses, eai_error);
+        result.done(loop, result.owner, result.addresses, result.eai_error);
     }
     if (us_internal_resolver_has_results(loop)) {
         usx_waker_wake(loop->waker);

@@ -90,6 +90,10 @@ static int reserve(struct timer_heap *heap, uint64_t timers) {
     return 0;
 }
 
+static int make_room(struct us_loop_t *loop) {
+    return reserve(&loop->heap, loop->statistics.live_timers + loop->own_timers + 1);
+}
+
 static void disarm(struct us_timer_t *timer) {
     struct timer_heap *heap = &timer->loop->heap;
     uint32_t index = timer->heap_index;
@@ -126,7 +130,7 @@ struct us_timer_t *us_create_timer(struct us_loop_t *loop, int fallthrough, unsi
     size_t head_size = EXT_ALIGN(sizeof(struct us_timer_t));
     struct us_timer_t *timer = NULL;
     if (ext_size <= SIZE_MAX - head_size &&
-        reserve(&loop->heap, loop->statistics.live_timers + 1) == 0) {
+        make_room(loop) == 0) {
         timer = sys_calloc(1, head_size + ext_size);
     }
     if (timer == NULL) {
@@ -144,6 +148,20 @@ struct us_timer_t *us_create_timer(struct us_loop_t *loop, int fallthrough, unsi
     loop->live += !timer->fallthrough;
     loop->statistics.live_timers++;
     return timer;
+}
+
+int us_internal_timer_init(struct us_loop_t *loop, struct us_timer_t *timer) {
+    int result = make_room(loop);
+    if (result == 0) {
+        *timer = (struct us_timer_t){.loop = loop, .heap_index = NOT_ARMED, .own = 1};
+        loop->own_timers++;
+    }
+    return result;
+}
+
+void us_internal_timer_done(struct us_timer_t *timer) {
+    disarm(timer);
+    timer->loop->own_timers--;
 }
 
 void us_timer_close(struct us_timer_t *timer) {
@@ -237,7 +255,7 @@ static void fire(struct us_loop_t *loop, struct timer_entry due, uint64_t now) {
     } else {
         disarm(timer);
     }
-    loop->statistics.timers_fired++;
+    loop->statistics.timers_fired += !timer->own;
     if (timer->cb != NULL) {
         timer->cb(timer);
     }

@@ -27,6 +27,7 @@ void scenario_echo_unix(void);
 /* fault_objects.c */
 void scenario_connect(void);
 void scenario_connect_by_name(void);
+void scenario_connect_race(void);
 void scenario_close(void);
 void scenario_close_deferring(void);
 void scenario_listen(void);

@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <arpa/inet.h>
+
 struct us_loop_t *fault_loop(int test_clock) {
     int error = 0;
     struct us_loop_t *loop = test_loop_with_options(test_clock, 16, &error);
@@ -93,6 +95,14 @@ void scenario_connect(void) {
     ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
 }
 
+/* By helpers that still run. */
+static void expect_names_freed(void) {
+    for (int i = 0; i < 5000 && names_unfreed() > 0; i++) {
+        usleep(1000);
+    }
+    ASSERT_EQ(names_unfreed(), 0);
+}
+
 void scenario_connect_by_name(void) {
     struct side side = {0};
     struct us_loop_t *loop = fault_begin(&side, NULL, 0);
@@ -114,10 +124,53 @@ void scenario_connect_by_name(void) {
         us_socket_close_connecting(ssl, s);
     }
     finish(loop);
-    for (int i = 0; i < 5000 && names_unfreed() > 0; i++) {
-        usleep(1000);
+    expect_names_freed();
+}
+
+/* A port of own_ip(), and one that is tried twice: a fault may spoil one attempt. */
+static struct us_socket_t *race(struct side *side, int first, int second) {
+    struct usx_connect_options options = {.attempt_delay = USX_ATTEMPT_DELAY_MIN};
+    struct sockaddr_storage addresses[3] = {0};
+    for (int i = 0; i < 3; i++) {
+        struct sockaddr_in *address = (struct sockaddr_in *) &addresses[i];
+        address->sin_family = AF_INET;
+        ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address->sin_addr), 1);
+        address->sin_port = htons((uint16_t) (i == 0 ? first : second));
     }
-    ASSERT_EQ(names_unfreed(), 0);
+    return usx_context_connect_any(side->context, addresses, 3, &options, 8);
+}
+
+void scenario_connect_race(void) {
+    struct side side = {.deferring = 1};
+    struct us_loop_t *loop = fault_begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    int port;
+    (void) raw_listen(&port, 16);
+    int full = raw_full_backlog();
+    int refused = raw_refused_port();
+    expect_one_end(&side, race(&side, full, port), OPEN);
+    expect_one_end(&side, race(&side, refused, port), OPEN);
+    expect_one_end(&side, race(&side, refused, refused), CONNECT_ERROR);
+    /* The second one comes from the cache, if the first one came into it. */
+    for (int i = 0; i < 2; i++) {
+        expect_one_end(
+            &side, usx_context_connect_name(side.context, "refused-first.test", port, NULL, 8), OPEN);
+        expect_one_end(&side, usx_context_connect_name(side.context, "missing.test", port, NULL, 8),
+                       CONNECT_ERROR);
+    }
+    struct us_socket_t *s = race(&side, full, full);
+    if (s != NULL) {
+        usx_socket_close(s, 0);
+    }
+    expect_one_end(&side, s, CONNECT_ERROR);
+    (void) race(&side, full, full);
+    (void) usx_context_connect_name(side.context, "slow.test", port, NULL, 8);
+    names_release();
+    finish(loop);
+    expect_names_freed();
+    ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
 }
 
 /* ------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ const struct scenario scenarios[] = {
     {"echo-unix", scenario_echo_unix},
     {"connect", scenario_connect},
     {"connect-by-name", scenario_connect_by_name},
+    {"connect-race", scenario_connect_race},
     {"close", scenario_close},
     {"close-deferring", scenario_close_deferring},
     {"listen", scenario_listen},

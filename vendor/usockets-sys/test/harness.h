@@ -298,8 +298,8 @@ size_t fill_pipe(struct side *side, struct us_socket_t *s);
 /* ------------------------------------------------------------------------------------------------
  * Names. getaddrinfo() of a test answers these itself:
  *   refused-first.test  ::1, where the tests' ports refuse, and then own_ip()
- *   own.test            own_ip()
- *   slow.test           own_ip(), but not before names_release()
+ *   own.test            own_ip(), and so *.own.test
+ *   slow.test           own_ip(), but not before names_release(), and so slow*.own.test
  *   slow-missing.test   EAI_NONAME, but not before names_release()
  *   missing.test        EAI_NONAME
  * --------------------------------------------------------------------------------------------- */

@@ -254,7 +254,7 @@ struct us_socket_t *side_connect(struct side *side, int port) {
         struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t) port)};
         ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address.sin_addr), 1);
         s = usx_context_connect(side->context, (struct sockaddr *) &address,
-                                (socklen_t) sizeof address, NULL, 0, SIDE_EXT);
+                                (socklen_t) sizeof address, NULL, SIDE_EXT);
     } else {
         s = us_socket_context_connect(ssl, side->context, own_ip(), port, NULL, 0, SIDE_EXT);
     }

@@ -387,7 +387,7 @@ void test_lookup_that_ends_while_its_close_is_pending_connects_nobody(void) {
     int port;
     int listener = raw_listen(&port, 8);
     struct us_socket_t *s =
-        usx_context_connect_name(client.context, "slow.test", port, NULL, 0, SIDE_EXT);
+        usx_context_connect_name(client.context, "slow.test", port, NULL, SIDE_EXT);
     ASSERT_NOT_NULL(s);
     turn(loop);
     names_release();

@@ -388,7 +388,7 @@ void test_many_sockets_are_forced_in_portions(void) {
     struct drained drained = {0};
     init(&client, loop);
     for (int i = 0; i < MANY; i++) {
-        ASSERT_NOT_NULL(usx_context_connect_name(client.context, "slow.test", 80, NULL, 0, SIDE_EXT));
+        ASSERT_NOT_NULL(usx_context_connect_name(client.context, "slow.test", 80, NULL, SIDE_EXT));
     }
     drain(&client, SECONDS(5), &drained);
     advance(loop, SECONDS(5));

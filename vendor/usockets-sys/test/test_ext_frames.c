@@ -211,7 +211,7 @@ void test_more_pending_closes_than_the_budget_of_a_turn(void) {
             raw_pair(AF_UNIX, fds);
             ASSERT_NOT_NULL(usx_adopt_accepted_later(side.context, raw_give(fds[0]), 8));
         } else {
-            ASSERT_NOT_NULL(usx_context_connect_name(side.context, "slow.test", port, NULL, 0, 8));
+            ASSERT_NOT_NULL(usx_context_connect_name(side.context, "slow.test", port, NULL, 8));
         }
     }
     usx_context_close(side.context);

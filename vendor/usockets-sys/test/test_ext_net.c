@@ -141,9 +141,10 @@ void test_connect_binds_the_local_address(void) {
     (void) raw_listen(&port, 8);
     struct sockaddr_in remote = ipv4(own_ip(), port);
     struct sockaddr_in local = ipv4("127.0.0.3", 0);
-    struct us_socket_t *s = usx_context_connect(
-        side.context, (struct sockaddr *) &remote, (socklen_t) sizeof remote,
-        (struct sockaddr *) &local, (socklen_t) sizeof local, SIDE_EXT);
+    struct usx_connect_options options = {.local = (struct sockaddr *) &local,
+                                          .local_length = (socklen_t) sizeof local};
+    struct us_socket_t *s = usx_context_connect(side.context, (struct sockaddr *) &remote,
+                                                (socklen_t) sizeof remote, &options, SIDE_EXT);
     ASSERT_NOT_NULL(s);
     RUN_UNTIL(loop, side.count[OPEN] == 1);
     struct sockaddr_storage address;
@@ -152,8 +153,7 @@ void test_connect_binds_the_local_address(void) {
     ASSERT_EQ(((struct sockaddr_in *) &address)->sin_addr.s_addr, local.sin_addr.s_addr);
     local = ipv4("192.0.2.200", 0);
     ASSERT_NULL(usx_context_connect(side.context, (struct sockaddr *) &remote,
-                                    (socklen_t) sizeof remote, (struct sockaddr *) &local,
-                                    (socklen_t) sizeof local, SIDE_EXT));
+                                    (socklen_t) sizeof remote, &options, SIDE_EXT));
     ASSERT_EQ(usx_loop_last_error(loop), EADDRNOTAVAIL);
     finish(loop);
 }
@@ -164,10 +164,10 @@ void test_connect_by_name_in_a_deferring_context(void) {
     side_init_deferring(&side, loop);
     int port;
     (void) raw_listen(&port, 8);
-    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "refused-first.test", port, NULL, 0,
+    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "refused-first.test", port, NULL,
                                              SIDE_EXT));
-    ASSERT_NOT_NULL(usx_context_connect_name(side.context, own_ip(), port, NULL, 0, SIDE_EXT));
-    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "own.test", port, NULL, 0, SIDE_EXT));
+    ASSERT_NOT_NULL(usx_context_connect_name(side.context, own_ip(), port, NULL, SIDE_EXT));
+    ASSERT_NOT_NULL(usx_context_connect_name(side.context, "own.test", port, NULL, SIDE_EXT));
     RUN_UNTIL(loop, side.count[OPEN] == 3);
     ASSERT_EQ(side.count[CONNECT_ERROR], 0);
     finish(loop);

@@ -168,7 +168,7 @@ void test_reason_of_every_kind_of_close(void) {
     (void) side_connect(&server, raw_refused_port());
     EXPECT_REASON(loop, server, CONNECT_ERROR, USX_REASON_CONNECT, ECONNREFUSED);
     ASSERT_EQ(server.code, ECONNREFUSED);
-    ASSERT_NOT_NULL(usx_context_connect_name(server.context, "missing.test", 80, NULL, 0, 8));
+    ASSERT_NOT_NULL(usx_context_connect_name(server.context, "missing.test", 80, NULL, 8));
     EXPECT_REASON(loop, server, CONNECT_ERROR, USX_REASON_RESOLVE, EAI_NONAME);
     ASSERT_EQ(server.count[CLOSE], 4);
     finish(loop);

@@ -48,7 +48,7 @@ static void make_connecting(struct side *side) {
 }
 
 static void make_looking_up(struct side *side) {
-    ASSERT_NOT_NULL(usx_context_connect_name(side->context, "slow.test", 80, NULL, 0, SIDE_EXT));
+    ASSERT_NOT_NULL(usx_context_connect_name(side->context, "slow.test", 80, NULL, SIDE_EXT));
 }
 
 static void make_opening(struct side *side) {
@@ -199,7 +199,7 @@ static struct us_socket_t *refuse_everything(struct side *side, struct us_socket
     ASSERT_NULL(us_create_timer(side->loop, 0, 0));
     ASSERT_NULL(us_create_poll(side->loop, 0, 0));
     ASSERT_NULL(usx_create_socket_context(side->loop, 0));
-    ASSERT_NULL(usx_context_connect_name(side->context, "127.0.0.1", 80, NULL, 0, 8));
+    ASSERT_NULL(usx_context_connect_name(side->context, "127.0.0.1", 80, NULL, 8));
     ASSERT_EQ(usx_loop_last_error(side->loop), ESHUTDOWN);
     ASSERT_EQ(usx_loop_turn(side->loop, 0), -EBUSY);
     return s;

@@ -220,7 +220,7 @@ void test_abstract_name_is_listened_on_through_the_extension(void) {
     ASSERT_NOT_NULL(usx_context_listen(server.context, (struct sockaddr *) &address, length, NULL,
                                        SIDE_EXT));
     struct us_socket_t *c = usx_context_connect(server.context, (struct sockaddr *) &address,
-                                                length, NULL, 0, SIDE_EXT);
+                                                length, NULL, SIDE_EXT);
     ASSERT_NOT_NULL(c);
     RUN_UNTIL(loop, server.count[OPEN] == 2);
     finish(loop);

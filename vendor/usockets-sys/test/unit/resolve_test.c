@@ -1,6 +1,5 @@
 /* Look-ups on helper threads, with names that hang as long as the test wants. The resolver's source
- * is included with its two neighbours, the C library's look-up and the engine's connect, replaced.
- */
+ * is included with the C library's look-up replaced. */
 #include "check.h"
 
 #include "../../src/internal.h"
@@ -14,13 +13,10 @@
 
 static int fake_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                             struct addrinfo **addresses);
-static void resolved(struct us_loop_t *loop, uint64_t token, struct addrinfo *addresses,
-                     int eai_error);
 #define sys_getaddrinfo fake_getaddrinfo
-#define us_internal_connect_resolved resolved
 #include "../../src/resolve.c"
 
-#define MANY 24u
+#define MANY (HELPERS_MAX + 8)
 
 /* ------------------------------------------------------------------------------------------------
  * Names
@@ -85,16 +81,16 @@ static int fake_getaddrinfo(const char *host, const char *service, const struct 
  * --------------------------------------------------------------------------------------------- */
 
 static unsigned int results;
-static uint64_t last_token;
+static uintptr_t last_number; /* who asked */
 static int last_error;
 static int last_port;
 static struct lookup *to_abandon;
 static int halt_at_result;
 
-static void resolved(struct us_loop_t *loop, uint64_t token, struct addrinfo *addresses,
+static void resolved(struct us_loop_t *loop, void *owner, struct addrinfo *addresses,
                      int eai_error) {
     results++;
-    last_token = token;
+    last_number = (uintptr_t) owner;
     last_error = eai_error;
     CHECK((addresses != NULL) == (eai_error == 0));
     if (addresses != NULL) {
@@ -128,9 +124,10 @@ static void loop_free(struct us_loop_t *loop) {
     free(loop);
 }
 
-static struct lookup *start(struct us_loop_t *loop, const char *host, uint64_t token) {
+static struct lookup *start(struct us_loop_t *loop, const char *host, uintptr_t number) {
     int error = 1;
-    struct lookup *lookup = us_internal_lookup_start(loop, host, 80, token, &error);
+    struct lookup *lookup =
+        us_internal_lookup_start(loop, host, 80, resolved, (void *) number, &error);
     CHECK(lookup != NULL);
     CHECK_EQUAL(error, 0);
     return lookup;
@@ -186,18 +183,18 @@ static unsigned int count_helpers(struct us_loop_t *loop) {
 
 static void results_come_by_a_wake(struct us_loop_t *loop) {
     int error = 0;
-    CHECK(us_internal_lookup_start(loop, "127.0.0.1", 65536, 7, &error) == NULL);
+    CHECK(us_internal_lookup_start(loop, "127.0.0.1", 65536, resolved, (void *) 7, &error) == NULL);
     CHECK_EQUAL(error, -EINVAL);
     CHECK(!us_internal_resolver_has_results(loop));
-    CHECK(us_internal_lookup_start(loop, "127.0.0.1", 65535, 7, &error) != NULL);
+    CHECK(us_internal_lookup_start(loop, "127.0.0.1", 65535, resolved, (void *) 7, &error) != NULL);
     CHECK_EQUAL(error, 0);
     run_until_results(loop, 1);
-    CHECK_EQUAL(last_token, 7);
+    CHECK_EQUAL(last_number, 7);
     CHECK_EQUAL(last_error, 0);
     CHECK_EQUAL(last_port, 65535);
     start(loop, "missing", 8);
     run_until_results(loop, 2);
-    CHECK_EQUAL(last_token, 8);
+    CHECK_EQUAL(last_number, 8);
     CHECK_EQUAL(last_error, EAI_NONAME);
 }
 
@@ -210,15 +207,15 @@ static void helpers_are_used_again(struct us_loop_t *loop) {
 }
 
 static void lookups_that_hang_hold_up_nobody(struct us_loop_t *loop) {
-    for (unsigned int i = 0; i < 8; i++) {
+    for (unsigned int i = 0; i < HELPERS_MAX - 1; i++) {
         start(loop, "hang", i);
     }
-    wait_until_hanging(8);
+    wait_until_hanging(HELPERS_MAX - 1);
     start(loop, "127.0.0.1", 99);
     run_until_results(loop, 1);
-    CHECK_EQUAL(last_token, 99);
+    CHECK_EQUAL(last_number, 99);
     open_gate();
-    run_until_results(loop, 9);
+    run_until_results(loop, HELPERS_MAX);
 }
 
 static void there_is_a_bound_on_helpers(struct us_loop_t *loop) {
@@ -231,8 +228,11 @@ static void there_is_a_bound_on_helpers(struct us_loop_t *loop) {
     us_internal_lookup_abandon(lookups[MANY - 1]); /* which waits */
     us_internal_lookup_abandon(lookups[MANY - 3]);
     us_internal_lookup_abandon(lookups[0]); /* which runs */
+    CHECK_EQUAL(loop->resolver->waiting_count, MANY - HELPERS_MAX - 2);
+    CHECK_EQUAL(us_internal_lookup_withdraw(lookups[MANY - 2]), 0);
+    CHECK_EQUAL(us_internal_lookup_withdraw(lookups[1]), -EBUSY);
     open_gate();
-    run_until_results(loop, MANY - 3);
+    run_until_results(loop, MANY - 4);
 }
 
 static void an_abandoned_result_is_freed(struct us_loop_t *loop) {
@@ -264,7 +264,7 @@ static void a_result_may_abandon_another(struct us_loop_t *loop) {
     to_abandon = second;
     us_internal_resolver_run(loop);
     CHECK_EQUAL(results, 1);
-    CHECK_EQUAL(last_token, 1);
+    CHECK_EQUAL(last_number, 1);
 }
 
 /* The wakes of both results are consumed by the turn that is halted after the first. */
@@ -335,7 +335,7 @@ static void faults_are_told(void) {
         int error = 0;
         last_error = 0;
         usx_fault_set(&(struct usx_fault_plan){.at = at, .error = ENOMEM});
-        started = us_internal_lookup_start(loop, "127.0.0.1", 80, 1, &error) != NULL;
+        started = us_internal_lookup_start(loop, "127.0.0.1", 80, resolved, NULL, &error) != NULL;
         usx_fault_set(NULL);
         if (started) {
             run_until_results(loop, 1);
@@ -382,6 +382,8 @@ int main(void) {
         struct us_loop_t *loop = loop_create();
         tests[i](loop);
         loop_free(loop);
+        /* The gate will be closed again: nobody is behind it who has not noticed that it was open. */
+        wait_until_threads(threads);
     }
     the_end_of_a_loop_waits_for_nobody();
     idle_helpers_end_with_their_loop();
