@@ -54,10 +54,10 @@ loom:
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=2 CARGO_TARGET_DIR=$(TARGET)/loom \
 	    cargo test -p usockets --release --lib loom
 
-# The sweep over injected faults, through the safe API.
+# The sweep over injected faults, and look-ups that hang, through the safe API.
 faults:
 	USOCKETS_FAULT_INJECTION=1 CARGO_TARGET_DIR=$(TARGET)/faults \
-	    cargo test -p usockets --test faults
+	    cargo test -p usockets --test faults --test hung_lookups
 
 # Both languages instrumented; leaks are errors too. RUSTC_BOOTSTRAP, because -Z is not for stable.
 # What must not compile is no matter for a sanitizer, and its tests cannot be built with one.

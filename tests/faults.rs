@@ -420,6 +420,22 @@ fn connect_to_a_name() {
     });
 }
 
+/// A fault may spoil one attempt, so the address that works is there twice.
+#[test]
+fn connect_to_several_addresses() {
+    let _guard = alone_for(SWEEP_MAX);
+    let listener = TcpListener::bind(own_address()).expect("a listener");
+    let address = listener.local_addr().expect("it is bound");
+    listener.set_nonblocking(true).expect("a listener");
+    let nobody = Nobody::new();
+    let addresses = [nobody.address(), address, address];
+    sweep("connect to several addresses", |case| {
+        let result = connect_once(case, |context| context.connect(addresses.as_slice()).map(drop));
+        while listener.accept().is_ok() {}
+        result
+    });
+}
+
 #[test]
 fn connect_to_a_path() {
     let _guard = alone_for(SWEEP_MAX);

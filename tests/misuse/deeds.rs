@@ -34,6 +34,7 @@ list! {
         Listen,
         Connect,
         ConnectRefused,
+        ConnectSeveral,
         ConnectWithState,
         ConnectNonsense,
         AcceptFd,
@@ -96,6 +97,7 @@ pub(crate) fn perform(world: &Rc<World>, deed: Deed, here: &mut Here<'_>) {
         Deed::DropListener | Deed::DetachListener | Deed::Listen => with_listeners(world, deed),
         Deed::Connect
         | Deed::ConnectRefused
+        | Deed::ConnectSeveral
         | Deed::ConnectWithState
         | Deed::ConnectNonsense
         | Deed::AcceptFd => new_sockets(world, deed),
@@ -226,6 +228,7 @@ fn new_sockets(world: &World, deed: Deed) {
     let socket = match deed {
         Deed::Connect => world.connect(|| Some(main.connect(address))),
         Deed::ConnectRefused => world.connect(|| Some(main.connect(world.refused))),
+        Deed::ConnectSeveral => world.connect(|| Some(main.connect(vec![world.refused, address]))),
         Deed::ConnectWithState => {
             world.connect(|| Some(main.connect_with_state(address, Session::silent())))
         }
@@ -235,6 +238,8 @@ fn new_sockets(world: &World, deed: Deed) {
     if let Some(socket) = socket {
         world.expect(!socket.is_closed(), "a new socket is closed");
         world.expect(!socket.is_established(), "a new socket is open already");
+        let several = if deed == Deed::ConnectSeveral { 2 } else { 0 };
+        world.expect(socket.connect_attempts().len() == several, "it has its attempts");
         world.expect(socket.write(b"early") == 0, "a socket that is not open takes bytes");
     }
 }
