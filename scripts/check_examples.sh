@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
-for tool in socat nc python3 cc; do
+for tool in socat nc python3 cc ip unshare; do
     command -v "$tool" >/dev/null || fail "$tool is missing"
 done
 binaries=${CARGO_TARGET_DIR:-target}/release/examples
@@ -88,6 +88,31 @@ check_tcp_client() {
     stop_server TERM
     refuses 'refused' "$binaries/tcp_client" "$address"
     refuses 'no-such-host.invalid' "$binaries/tcp_client" no-such-host.invalid:1
+}
+
+check_happy_eyeballs() {
+    listening_server "$binaries/tcp_echo" 127.0.0.1:0
+    local output
+    output=$("$binaries/happy_eyeballs" "localhost:$port") || fail "localhost: $output"
+    [[ $output =~ 'won after' ]] || fail "localhost: '$output'"
+    # Multicast addresses cannot be connected to.
+    output=$("$binaries/happy_eyeballs" "224.0.0.1:9,$address") || fail "two addresses: $output"
+    [[ $output =~ 224.0.0.1:9.*unreachable.*$address.*won ]] || fail "two addresses: '$output'"
+    stop_server TERM
+    refuses 'refused.*refused' "$binaries/happy_eyeballs" "$address,$address"
+    refuses 'no-such-host.invalid' "$binaries/happy_eyeballs" no-such-host.invalid:1
+    dead_family
+}
+
+# In a network of its own, where packets of IPv6 go nowhere.
+dead_family() {
+    if ! unshare -rn true 2>/dev/null; then
+        echo 'happy_eyeballs: skipped the dead family: network namespaces are not permitted here'
+        return
+    fi
+    local output
+    output=$(timeout 60 unshare -rn scripts/dead_family.sh "$binaries") || fail "dead family: $output"
+    [[ $output =~ 2001:db8::1.*given\ up.*127.0.0.1.*won ]] || fail "dead family: '$output'"
 }
 
 check_unix_echo() {
