@@ -98,6 +98,9 @@ mod output;
 mod poll;
 mod pool;
 mod socket;
+mod socket_options;
+#[cfg(target_os = "linux")]
+mod tcp_info;
 mod timer;
 mod transfer;
 
@@ -119,5 +122,8 @@ pub use pool::{JobError, JobPanic, JobResult, PoolBuilder, RunError, WorkerPool}
 pub use proxy::{IpPrefix, ProxyHeader, ProxyHeaderError, ProxyProtocol, ProxyTlvs, ProxyVersion};
 pub use reason::CloseReason;
 pub use socket::Socket;
+pub use socket_options::TcpKeepAlive;
+#[cfg(target_os = "linux")]
+pub use tcp_info::{TcpInfo, TcpState};
 pub use timer::{Timer, TimerRef};
 pub use transfer::PipeEnd;

@@ -9,8 +9,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-
 use crate::context::SocketContext;
 use crate::error::UsError;
 use crate::event_loop::{LoopRef, nanoseconds};
@@ -309,7 +307,7 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     }
 
     /// The descriptor, for a use that does not keep it.
-    fn descriptor(&self) -> Result<BorrowedFd<'_>, UsError> {
+    pub(crate) fn descriptor(&self) -> Result<BorrowedFd<'_>, UsError> {
         self.live()?.descriptor().ok_or(UsError::Closed)
     }
 
@@ -331,38 +329,6 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     /// Those of [`with_fd`](Self::with_fd).
     pub fn as_raw_fd(&self) -> Result<RawFd, UsError> {
         self.descriptor().map(|fd| fd.as_raw_fd())
-    }
-
-    /// Sends small segments at once (`TCP_NODELAY`), which is on from the beginning, or lets the
-    /// system collect them.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`with_fd`](Self::with_fd); [`UsError::Io`] for a Unix socket.
-    pub fn set_nodelay(&self, on: bool) -> Result<(), UsError> {
-        let fd = self.descriptor()?;
-        SockRef::from(&fd).set_tcp_nodelay(on).map_err(|source| UsError::io("set_nodelay", source))
-    }
-
-    /// Lets the system probe a connection that was idle for this long (`SO_KEEPALIVE`), or, with
-    /// `None`, not. Rounded up to whole seconds.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`with_fd`](Self::with_fd); [`UsError::Io`] if the system refuses.
-    pub fn set_keepalive(&self, idle: Option<Duration>) -> Result<(), UsError> {
-        let fd = self.descriptor()?;
-        let socket = SockRef::from(&fd);
-        let set = match idle {
-            None => socket.set_keepalive(false),
-            Some(idle) => {
-                // The system takes whole seconds, and refuses 0.
-                let seconds = idle.as_secs() + u64::from(idle.subsec_nanos() > 0);
-                let time = Duration::from_secs(seconds.max(1));
-                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(time))
-            }
-        };
-        set.map_err(|source| UsError::io("set_keepalive", source))
     }
 
     // -- Adoption -----------------------------------------------------------------------------

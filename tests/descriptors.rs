@@ -316,55 +316,6 @@ fn there_is_no_descriptor_while_a_name_is_looked_up() -> Result<(), UsError> {
 
 // -- Options ----------------------------------------------------------------------------------
 
-/// After how many seconds without a byte the system probes the connection.
-fn keepalive_seconds(fd: std::os::fd::BorrowedFd<'_>) -> libc::c_int {
-    let mut seconds: libc::c_int = 0;
-    let mut length = libc::socklen_t::try_from(size_of_val(&seconds)).expect("small");
-    // SAFETY: the descriptor is open; there is room for a number, of that length.
-    let got = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_KEEPIDLE,
-            (&raw mut seconds).cast(),
-            &raw mut length,
-        )
-    };
-    assert_eq!(got, 0, "{}", std::io::Error::last_os_error());
-    seconds
-}
-
-#[test]
-fn options_reach_the_system() -> Result<(), UsError> {
-    let _guard = guard();
-    let event_loop = new_loop();
-    let record = Record::<()>::new();
-    let context = recorded(&event_loop, &record);
-    let (socket, _peer) = accept_one(&event_loop, &context, &record);
-    let nodelay = || socket.with_fd(|fd| SockRef::from(&fd).tcp_nodelay().expect("TCP"));
-    assert!(nodelay()?, "it is on from the beginning");
-    socket.set_nodelay(false)?;
-    assert!(!nodelay()?);
-    socket.set_nodelay(true)?;
-    assert!(nodelay()?);
-
-    let keepalive = || socket.with_fd(|fd| SockRef::from(&fd).keepalive().expect("a socket"));
-    assert!(!keepalive()?);
-    for (asked, rounded) in [(1, 1), (1000, 1), (1001, 2), (60_000, 60)] {
-        socket.set_keepalive(Some(Duration::from_millis(asked)))?;
-        assert!(keepalive()?);
-        assert_eq!(socket.with_fd(keepalive_seconds)?, rounded, "{asked} ms");
-    }
-    socket.set_keepalive(Some(Duration::ZERO))?;
-    socket.set_keepalive(None)?;
-    assert!(!keepalive()?);
-
-    socket.close();
-    assert!(matches!(socket.set_nodelay(true), Err(UsError::Closed)));
-    assert!(matches!(socket.set_keepalive(None), Err(UsError::Closed)));
-    Ok(())
-}
-
 #[test]
 fn connected_sockets_send_small_segments_at_once() -> Result<(), UsError> {
     let _guard = guard();

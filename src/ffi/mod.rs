@@ -10,6 +10,8 @@ mod connect;
 mod context;
 mod event_loop;
 mod gather;
+#[cfg(target_os = "linux")]
+mod options;
 mod poll;
 mod socket;
 mod timer;
@@ -22,6 +24,8 @@ pub(crate) use context::Prelude;
 pub(crate) use context::{ListenSettings, RawContext, RawListener};
 pub(crate) use event_loop::RawLoop;
 pub(crate) use gather::Gather;
+#[cfg(target_os = "linux")]
+pub(crate) use options::{TCP_INFO_MAX, tcp_info};
 pub(crate) use poll::RawPoll;
 pub(crate) use socket::{Adoption, Deadline, RawSocket, SocketView, State};
 pub(crate) use timer::RawTimer;

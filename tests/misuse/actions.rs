@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use socket2::SockRef;
-use usockets::{DeadlineKind, Socket, UsError};
+use usockets::{DeadlineKind, Socket, TcpKeepAlive, UsError};
 
 use crate::deeds::{self, Deed};
 use crate::kept::Kept;
@@ -259,7 +259,12 @@ pub(crate) fn ask<S: 'static>(socket: &Socket<false, S>) {
     );
     let _asked = (socket.local_addr(), socket.peer_addr(), socket.peer_unix_addr());
     let _asked = (socket.as_raw_fd(), socket.try_clone_fd(), socket.with_fd(|_| ()));
-    let _asked = (socket.set_nodelay(true), socket.set_keepalive(Some(Duration::from_millis(1))));
+    let keepalive = TcpKeepAlive::after(Duration::from_secs(1));
+    let _asked = (socket.set_nodelay(true), socket.set_keepalive(Some(keepalive)));
+    let _asked = (socket.set_send_buffer_size(1 << 16), socket.receive_buffer_size());
+    let _asked = (socket.set_traffic_class(8), socket.linger(), socket.keepalive());
+    #[cfg(target_os = "linux")]
+    let _asked = (socket.tcp_info(), socket.set_quickack(true), socket.user_timeout());
     let _asked = (socket.state(), socket.context::<ContextState>(), socket.context::<u8>());
     let _asked = (socket.id().resolve(&socket.event_loop()), format!("{socket:?}"));
     assert!(socket.clone() == *socket, "a clone is equal");
