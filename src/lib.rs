@@ -75,6 +75,7 @@ mod panics;
 mod address;
 mod attempt;
 mod deadline;
+mod descriptors;
 mod error;
 mod ffi;
 mod ids;
@@ -109,6 +110,7 @@ pub use attempt::{AttemptOutcome, ConnectAttempt};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};
 pub use deadline::{DeadlineKind, Deadlines};
 pub use drain::DrainReport;
+pub use descriptors::{PeerCredentials, ReceivedDescriptors};
 pub use error::UsError;
 pub use event_loop::{
     Backend, DeferError, KeepAlive, Loop, LoopBuilder, LoopHandle, LoopRef, Metrics, SignalWatch,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::SocketContext;
 use crate::deadline::Deadlines;
+use crate::descriptors::ReceivedDescriptors;
 use crate::error::UsError;
 use crate::event_loop::LoopRef;
 use crate::ext::{Callbacks, Factory};
@@ -110,6 +111,28 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, &mut [u8]) + 'static,
     ) -> Self {
         self.callbacks.on_data = Some(Box::new(f));
+        self
+    }
+
+    /// Descriptors have come with bytes of a Unix socket (`SCM_RIGHTS` of unix(7)). Unset: the system
+    /// drops them.
+    ///
+    /// It is called just before the [`on_data`](Self::on_data) whose bytes end with those that they
+    /// were sent with. Bytes that were sent before may be in front of these in the same chunk, bytes
+    /// that were sent later are not. If the socket is paused or [adopted](Socket::adopt) here, the
+    /// bytes follow later; if it is closed, not at all. Beneath: `usx_context_on_descriptors`.
+    pub fn on_descriptors(
+        mut self,
+        f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, ReceivedDescriptors) + 'static,
+    ) -> Self {
+        self.callbacks.on_descriptors = Some(Box::new(f));
+        self
+    }
+
+    /// Has [`on_descriptors`](Self::on_descriptors) called before *every* chunk that comes through a
+    /// Unix socket, with the credentials of the process that sent it (`SO_PASSCRED` of unix(7)).
+    pub fn receive_credentials(mut self) -> Self {
+        self.callbacks.receives_credentials = true;
         self
     }
 

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use super::{Slot, ext_size};
+use crate::descriptors::ReceivedDescriptors;
 use crate::error::UsError;
 use crate::ffi::{RawContext, RawLoop, RawSocket, SocketView};
 use crate::incoming::{Incoming, OpenInfo};
@@ -53,6 +54,9 @@ struct SocketKind<const SSL: bool, S>(PhantomData<S>);
 pub(crate) struct Callbacks<const SSL: bool, T: 'static, S: 'static> {
     pub(crate) on_open: Option<OnOpen<SSL, T, S>>,
     pub(crate) on_data: Option<OnData<SSL, T, S>>,
+    pub(crate) on_descriptors: Option<OnDescriptors<SSL, T, S>>,
+    /// With `on_descriptors`: credentials are wanted too.
+    pub(crate) receives_credentials: bool,
     pub(crate) on_writable: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_end: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_close: Option<OnClose<SSL, T, S>>,
@@ -68,6 +72,8 @@ pub(crate) struct Callbacks<const SSL: bool, T: 'static, S: 'static> {
 
 type OnOpen<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &OpenInfo)>;
 type OnData<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &mut [u8])>;
+type OnDescriptors<const SSL: bool, T, S> =
+    Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, ReceivedDescriptors)>;
 type OnEvent<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S)>;
 type OnPipeEnd<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, PipeEnd)>;
 type OnClose<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &CloseReason)>;
@@ -80,6 +86,8 @@ impl<const SSL: bool, T: 'static, S: 'static> Default for Callbacks<SSL, T, S> {
         Self {
             on_open: None,
             on_data: None,
+            on_descriptors: None,
+            receives_credentials: false,
             on_writable: None,
             on_end: None,
             on_close: None,
@@ -100,6 +108,8 @@ impl<const SSL: bool, T: 'static, S: 'static> Callbacks<SSL, T, S> {
     pub(crate) fn wanted(&self) -> Wanted {
         Wanted {
             on_data: self.on_data.is_some(),
+            on_descriptors: self.on_descriptors.is_some(),
+            receives_credentials: self.receives_credentials,
             on_writable: self.on_writable.is_some(),
             on_end: self.on_end.is_some(),
             on_timeout: self.on_timeout.is_some(),
@@ -115,6 +125,8 @@ impl<const SSL: bool, T: 'static, S: 'static> Callbacks<SSL, T, S> {
 /// Which callbacks the program has set.
 pub(crate) struct Wanted {
     pub(crate) on_data: bool,
+    pub(crate) on_descriptors: bool,
+    pub(crate) receives_credentials: bool,
     pub(crate) on_writable: bool,
     pub(crate) on_end: bool,
     pub(crate) on_timeout: bool,

@@ -51,6 +51,8 @@ pub(crate) mod function {
         unsafe extern "C" fn(*mut sys::us_socket_t, c_int) -> *mut sys::us_socket_t;
     pub(crate) type PreOpen =
         unsafe extern "C" fn(*mut sys::us_socket_context_t, c_int, *mut c_char, c_int) -> c_int;
+    pub(crate) type Descriptors =
+        unsafe extern "C" fn(*mut sys::us_socket_t, *const sys::usx_descriptors);
     pub(crate) type Release = unsafe extern "C" fn(*mut sys::us_socket_context_t);
     pub(crate) type Drained =
         unsafe extern "C" fn(*mut sys::us_loop_t, *const sys::usx_drain_report, *mut c_void);
@@ -172,6 +174,13 @@ impl<'a> RawContext<'a> {
     setter!(on_timeout, Plain, us_socket_context_on_timeout);
     setter!(on_long_timeout, Plain, us_socket_context_on_long_timeout);
     setter!(on_connect_error, ConnectError, us_socket_context_on_connect_error);
+
+    /// Sets what is called for descriptors that come with bytes, and whether also for credentials.
+    pub(crate) fn on_descriptors(self, function: function::Descriptors, credentials: bool) {
+        let credentials = c_int::from(credentials);
+        // SAFETY: the context is alive (see `live`).
+        unsafe { sys::usx_context_on_descriptors(self.as_ptr(), Some(function), credentials) };
+    }
 
     /// Sets what is called when nobody holds the context any more.
     pub(crate) fn on_release(self, function: Option<function::Release>) {

@@ -8,6 +8,7 @@
 mod address;
 mod connect;
 mod context;
+mod descriptors;
 mod event_loop;
 mod gather;
 #[cfg(target_os = "linux")]
@@ -22,6 +23,7 @@ pub(crate) use connect::{ConnectSettings, RawAttempt};
 #[cfg(feature = "proxy-protocol")]
 pub(crate) use context::Prelude;
 pub(crate) use context::{ListenSettings, RawContext, RawListener};
+pub(crate) use descriptors::take_descriptors;
 pub(crate) use event_loop::RawLoop;
 pub(crate) use gather::Gather;
 #[cfg(target_os = "linux")]

@@ -5,11 +5,11 @@ use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
 use std::ptr::{self, NonNull};
 
-use usockets_sys::us_socket_t;
+use usockets_sys::{us_socket_t, usx_descriptors};
 
 use crate::attempt::attempts;
 use crate::ext::{self, Callbacks, ContextView, Slot, Wanted};
-use crate::ffi::{RawContext, RawSocket, bytes_mut};
+use crate::ffi::{self, RawContext, RawSocket, bytes_mut};
 use crate::incoming::{OpenInfo, Origin};
 use crate::reason::{CloseReason, connect_error};
 use crate::shell::Shell;
@@ -26,6 +26,9 @@ pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
     context.on_connect_error(on_connect_error::<SSL, T, S>);
     if wanted.on_data {
         context.on_data(on_data::<SSL, T, S>);
+    }
+    if wanted.on_descriptors {
+        context.on_descriptors(on_descriptors::<SSL, T, S>, wanted.receives_credentials);
     }
     if wanted.on_writable {
         context.on_writable(on_writable::<SSL, T, S>);
@@ -154,6 +157,22 @@ unsafe extern "C" fn on_data<const SSL: bool, T: 'static, S: 'static>(
         }
     });
     raw
+}
+
+unsafe extern "C" fn on_descriptors<const SSL: bool, T: 'static, S: 'static>(
+    raw: *mut us_socket_t,
+    descriptors: *const usx_descriptors,
+) {
+    // SAFETY: C calls, and this function was registered for a context of these types.
+    let scene = unsafe { Scene::<SSL, T, S>::new(raw) };
+    // SAFETY: they are valid during this call, and the handler's from here on.
+    let received = unsafe { ffi::take_descriptors(&*descriptors) };
+    // Dropped where no callback may run, and closed by that.
+    scene.call(|callbacks, context_state, socket, state| {
+        if let Some(on_descriptors) = &mut callbacks.on_descriptors {
+            on_descriptors(context_state, socket, state, received);
+        }
+    });
 }
 
 unsafe extern "C" fn on_close<const SSL: bool, T: 'static, S: 'static>(

@@ -787,6 +787,46 @@ unsafe extern "C" {
 }
 
 /// See "Contexts" in `usockets_ext.h`.
+pub const USX_DESCRIPTORS_MAX: c_int = 253;
+
+/// See "Contexts" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct usx_peer_credentials {
+    /// 0: of another pid namespace, or not known.
+    pub pid: c_int,
+    /// The effective user.
+    pub uid: c_uint,
+    /// The effective group.
+    pub gid: c_uint,
+}
+
+/// See "Contexts" in `usockets_ext.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_descriptors {
+    /// Close-on-exec, and the handler's to close.
+    pub fds: *const c_int,
+    /// Of `fds`.
+    pub count: c_int,
+    /// Non-zero: some got lost; none is given then.
+    pub truncated: c_int,
+    /// NULL: not asked for, or the kernel has none.
+    pub credentials: *const usx_peer_credentials,
+}
+
+unsafe extern "C" {
+    /// See "Contexts" in `usockets_ext.h`.
+    pub fn usx_context_on_descriptors(
+        context: *mut us_socket_context_t,
+        on_descriptors: Option<
+            unsafe extern "C" fn(s: *mut us_socket_t, descriptors: *const usx_descriptors),
+        >,
+        credentials: c_int,
+    );
+}
+
+/// See "Contexts" in `usockets_ext.h`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct usx_adoption {

@@ -199,6 +199,31 @@ void usx_context_release(struct us_socket_context_t *context);
 void usx_context_on_release(struct us_socket_context_t *context,
                             void (*on_release)(struct us_socket_context_t *context));
 
+/* Descriptors and credentials that came with bytes of a Unix socket: SCM_RIGHTS and SCM_CREDENTIALS of unix(7). */
+#define USX_DESCRIPTORS_MAX 253 /* of one message: SCM_MAX_FD of Linux */
+struct usx_peer_credentials {
+    int pid; /* 0: of another pid namespace, or not known */
+    unsigned int uid;
+    unsigned int gid;
+};
+struct usx_descriptors {
+    const int *fds; /* close-on-exec, and the handler's to close */
+    int count;
+    int truncated; /* non-zero: some got lost, because this process has no room for descriptors; none is given then */
+    const struct usx_peer_credentials *credentials; /* NULL: not asked for, or the kernel has none */
+};
+
+/* Receives descriptors in the sockets of a context; to be set before it has any. The handler is called just before the
+ * on_data of the chunk that they came with: the chunk ends with bytes of the message that they were sent with. There may
+ * be bytes of earlier messages in front of these, and there are none of later ones. With `credentials` non-zero
+ * (SO_PASSCRED) it is called before every chunk, with the sender's credentials, for which the kernel vouches. The
+ * handler may do what on_data may; the chunk is kept if it pauses the socket (usx_socket_pause()) or moves it. Without a
+ * handler the kernel drops descriptors, also those for a socket that is to be adopted by a context with one. */
+void usx_context_on_descriptors(struct us_socket_context_t *context,
+                                void (*on_descriptors)(struct us_socket_t *s,
+                                                       const struct usx_descriptors *descriptors),
+                                int credentials);
+
 /* What usx_socket_adopt_later() calls, at the pending point; none may be NULL. `argument` is what was given.
  * `before`: the socket is still in its old context with its old ext. Returning 0 lets it move, anything else
  * leaves everything as it was, and nothing further is called. `after`: it is in its new place; the ext keeps

@@ -52,6 +52,7 @@ struct us_socket_t *us_internal_socket_move(struct us_socket_t *s, struct us_soc
     us_internal_context_link_socket(target, moved);
     us_internal_drain_count(target);
     us_internal_drain_uncount(source);
+    us_internal_descriptors_begin(moved);
     us_internal_context_unreference(source);
     return moved;
 }

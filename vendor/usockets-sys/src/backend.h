@@ -56,6 +56,13 @@
 struct us_loop_t;
 struct us_poll_t;
 
+/* What comes besides bytes: control messages, as cmsg(3) has them. */
+struct backend_control {
+    void *data;    /* aligned for struct cmsghdr */
+    size_t length; /* in: room; out: what is there, 0 unless bytes were received */
+    int truncated; /* out: some did not fit, or found no room in the process */
+};
+
 /* Readiness bits of an event. The first two have the values of interest bits on every back end of this
  * build (LIBUS_SOCKET_READABLE and LIBUS_SOCKET_WRITABLE). */
 #define BACKEND_READABLE 1u
@@ -95,6 +102,12 @@ struct backend {
      * back end that holds the bytes elsewhere may point it there instead, with LIBUS_RECV_BUFFER_PADDING
      * writable bytes on both sides, valid until the next call of `receive` or `wait` on this loop. */
     ssize_t (*receive)(struct us_loop_t *loop, struct us_poll_t *p, char **data, size_t length);
+    /* The same for a poll with `control` set, with the control messages. Descriptors in them are close-on-exec, and the
+     * caller's. They come with the first byte of the message they were sent with, and no byte of a later message
+     * is in the same answer. A completion back end has begun with room for them, and does not split such an answer;
+     * what it holds when the poll is closed, or receives by the function above, it closes. */
+    ssize_t (*receive_message)(struct us_loop_t *loop, struct us_poll_t *p, char **data, size_t length,
+                               struct backend_control *control);
     /* Sends slices in order; `flags` are those of sendmsg(2). Never raises SIGPIPE. */
     ssize_t (*send)(struct us_loop_t *loop, struct us_poll_t *p, const struct iovec *slices, int count,
                     int flags);

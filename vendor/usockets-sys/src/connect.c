@@ -111,7 +111,7 @@ static int start_next(struct us_socket_t *s, int *bound) {
         result = us_internal_connecting_origin(connecting, attempt->address.ss_family, &origin);
         if (result == 0) {
             const struct sockaddr *address = (const struct sockaddr *) &attempt->address;
-            result = us_internal_attempt_start(connecting->loop, &s->p, address, attempt->length, &origin, bound);
+            result = us_internal_attempt_start(s->context, &s->p, address, attempt->length, &origin, bound);
         }
         if (result == 0) {
             attempt->state = USX_ATTEMPT_RUNNING;
@@ -432,7 +432,7 @@ struct us_socket_t *usx_context_connect(struct us_socket_context_t *context, con
     }
     struct origin origin = {.address = options->local, .length = options->local_length, .device = options->device};
     int bound;
-    int result = us_internal_attempt_start(context->loop, &s->p, address, address_length, &origin, &bound);
+    int result = us_internal_attempt_start(context, &s->p, address, address_length, &origin, &bound);
     return begun(s, result, bound);
 }
 

@@ -62,7 +62,7 @@ static inline struct connecting *us_internal_connecting(const struct us_socket_t
 
 /* Starts to connect the descriptor-less poll to an address. 0 when readiness will tell the outcome, or a negative
  * errno with nothing left behind; *bound is zero if the problem was on our side. */
-int us_internal_attempt_start(struct us_loop_t *loop, struct us_poll_t *p, const struct sockaddr *address,
+int us_internal_attempt_start(struct us_socket_context_t *context, struct us_poll_t *p, const struct sockaddr *address,
                               socklen_t length, const struct origin *origin, int *bound);
 /* The local address for a family: the given one, or the first of the source's addresses that fits. 0 or a negative
  * errno. */

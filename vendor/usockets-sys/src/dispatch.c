@@ -72,9 +72,19 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
     if (!data) {
         return READ_BUDGET; /* looked at again; memory may be back by then */
     }
-    ssize_t received = loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH);
+    int control = s->p.control;
+    ssize_t received = control ? us_internal_descriptors_receive(loop, s, &data, RECEIVE_LENGTH)
+                               : loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH);
     if (received > 0) {
-        us_internal_received(s, (size_t) received);
+        if (control) {
+            s = us_internal_slot_socket(loop, slot);
+            if (!wants_data(loop, s)) {
+                us_internal_socket_keep_input(s, data, (size_t) received);
+                return READ_STOPPED;
+            }
+        } else {
+            us_internal_received(s, (size_t) received);
+        }
         deliver(loop, s, data, (size_t) received);
         s = us_internal_slot_socket(loop, slot);
         if (!wants_data(loop, s)) {

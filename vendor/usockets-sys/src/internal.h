@@ -6,8 +6,9 @@
  *   context.c socket.c listen.c connect.c race.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
  *   output.c send.c file.c splice.c pipe.c linger.c    what sockets send
+ *   descriptors.c                           what comes and goes besides bytes
  *   timer.c wheel.c resolve.c resolve_cache.c wakeup.c      time, look-ups, waking
- *   slot.c block.c net.c                    identities, memory, address helpers
+ *   slot.c block.c net.c control.c          identities, memory, helpers for addresses and control messages
  *   backend/                                the contract of backend.h
  *   sys.h                                   every system call and allocation
  */
@@ -123,7 +124,8 @@ struct us_poll_t {
     uint8_t interest : 3;  /* LIBUS_SOCKET_READABLE | LIBUS_SOCKET_WRITABLE */
     uint8_t watched : 2;
     uint8_t size_class;    /* of the block, see block.c */
-    uint8_t ready;         /* BACKEND_* bits to be served from the ready queue */
+    uint8_t ready : 5;     /* BACKEND_* bits to be served from the ready queue */
+    uint8_t control : 1;   /* what comes besides bytes is wanted */
     uint8_t binding_flags; /* usx_socket_binding_flags() */
 };
 _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a descriptor is packed");
@@ -263,6 +265,7 @@ struct context_callbacks {
     struct us_socket_t *(*on_open)(struct us_socket_t *, int, char *, int);
     struct us_socket_t *(*on_close)(struct us_socket_t *, int, void *);
     struct us_socket_t *(*on_data)(struct us_socket_t *, char *, int);
+    void (*on_descriptors)(struct us_socket_t *, const struct usx_descriptors *);
     struct us_socket_t *(*on_writable)(struct us_socket_t *);
     struct us_socket_t *(*on_timeout)(struct us_socket_t *);
     struct us_socket_t *(*on_long_timeout)(struct us_socket_t *);
@@ -280,6 +283,7 @@ struct us_socket_context_t {
     uint8_t deferring;
     uint8_t freed;      /* given up for good; memory waits for the last socket, nothing new is made in it */
     uint8_t drain_step; /* enum drain_step */
+    uint8_t credentials; /* those of the sender are told with descriptors */
     struct usx_deadlines deadlines;
     struct usx_output_options output;
     struct us_loop_t *loop;
@@ -648,6 +652,18 @@ int us_internal_net_local(int fd, struct sockaddr_storage *address, socklen_t *l
 int us_internal_net_remote(int fd, struct sockaddr_storage *address, socklen_t *length);
 
 /* ------------------------------------------------------------------------------------------------
+ * control.c: what comes besides bytes
+ * --------------------------------------------------------------------------------------------- */
+
+/* The descriptors in control messages, which are the caller's from now on, and the sender's credentials. The number of
+ * descriptors. */
+int us_internal_control_read(const struct backend_control *control, int fds[USX_DESCRIPTORS_MAX],
+                             struct usx_peer_credentials *credentials, int *has_credentials);
+void us_internal_control_close(const int *fds, int count);
+/* Closes the descriptors in control messages that nobody wants. */
+void us_internal_control_discard(struct backend_control *control);
+
+/* ------------------------------------------------------------------------------------------------
  * loop.c
  * --------------------------------------------------------------------------------------------- */
 
@@ -767,6 +783,18 @@ void us_internal_attempt_ready(struct attempt *attempt, unsigned int ready);
 
 struct socket_cold *us_internal_socket_cold(struct us_socket_t *s); /* made on first use; NULL: out of memory */
 void us_internal_socket_cold_free(struct us_socket_t *s);
+
+/* descriptors.c. The bit of the poll and the descriptor's own options, for a socket that was made or has moved;
+ * the latter alone, for a descriptor that will be one's. */
+void us_internal_descriptors_begin(struct us_socket_t *s);
+void us_internal_descriptors_prepare(const struct us_socket_context_t *context, int fd);
+/* Receives from a socket whose poll has `control` and tells the program what came with the bytes; *told then, after which the
+ * socket has to be looked up anew. */
+ssize_t us_internal_descriptors_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, size_t length,
+                                        int *told);
+/* Keeps bytes that were received, to be delivered before anything else; none may be kept already. 0, or -ENOMEM and
+ * the socket fails. */
+int us_internal_socket_keep_input(struct us_socket_t *s, const char *data, size_t length);
 
 void us_internal_timeouts_disarm(struct us_socket_t *s);
 /* The policy deadline of the state that the socket is in now: ends the one before. 0 ns: none. */

@@ -45,6 +45,7 @@ static struct us_listen_socket_t *create_listener(struct us_socket_context_t *co
     ls->p.size_class = size_class;
     ls->socket_ext_size = socket_ext_size;
     ls->context = context;
+    us_internal_descriptors_prepare(context, fd); /* accepted sockets inherit it: none of what waits in them is missed */
     int result = us_internal_poll_watch(loop, &ls->p, LIBUS_SOCKET_READABLE);
     if (result < 0) {
         us_internal_slot_release(loop, ls->p.slot);

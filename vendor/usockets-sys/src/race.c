@@ -23,7 +23,7 @@ static int bind_origin(int fd, const struct origin *origin) {
     return us_internal_net_bind(fd, origin->address, origin->length);
 }
 
-int us_internal_attempt_start(struct us_loop_t *loop, struct us_poll_t *p, const struct sockaddr *address,
+int us_internal_attempt_start(struct us_socket_context_t *context, struct us_poll_t *p, const struct sockaddr *address,
                               socklen_t length, const struct origin *origin, int *bound) {
     *bound = 0;
     int fd = us_internal_net_stream(address->sa_family);
@@ -31,6 +31,8 @@ int us_internal_attempt_start(struct us_loop_t *loop, struct us_poll_t *p, const
         return fd;
     }
     p->fd = fd;
+    struct us_loop_t *loop = context->loop;
+    us_internal_descriptors_prepare(context, fd);
     int result = bind_origin(fd, origin);
     if (result >= 0) {
         *bound = 1;
@@ -139,8 +141,9 @@ static int begin_attempt(struct connecting *connecting, struct attempt *attempt)
     if (attempt->p.slot == NO_SLOT) {
         return -ENOMEM;
     }
+    const struct us_socket_t *s = us_internal_slot_socket(loop, connecting->slot);
     int bound;
-    result = us_internal_attempt_start(loop, &attempt->p, (const struct sockaddr *) &attempt->address,
+    result = us_internal_attempt_start(s->context, &attempt->p, (const struct sockaddr *) &attempt->address,
                                        attempt->length, &origin, &bound);
     if (result < 0) {
         us_internal_slot_release(loop, attempt->p.slot);

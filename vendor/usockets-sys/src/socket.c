@@ -38,6 +38,7 @@ struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *contex
     s->wheel_next = NO_SLOT;
     us_internal_context_link_socket(context, s);
     us_internal_drain_count(context);
+    us_internal_descriptors_begin(s);
     loop->live++;
     loop->statistics.live_sockets++;
     return s;

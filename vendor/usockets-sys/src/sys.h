@@ -156,6 +156,11 @@ static inline ssize_t sys_sendmsg(int fd, const struct msghdr *message, int flag
     return sys_transferred(sendmsg(fd, message, flags));
 #endif
 }
+/* One slice. The flags and the length of the control messages are stored in the message. */
+static inline ssize_t sys_recvmsg(int fd, struct msghdr *message, int flags) {
+    int fault = us_internal_fault_transfer(&message->msg_iov->iov_len);
+    return fault != 0 ? fault : sys_transferred(recvmsg(fd, message, flags));
+}
 static inline int sys_shutdown(int fd, int how) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(shutdown(fd, how));

@@ -180,7 +180,8 @@ static void mock_destroy(struct us_loop_t *loop) {
 }
 
 /* Declares interest, which begins the receive. */
-static int declare(struct channel *channel, unsigned int events) {
+static int declare(struct channel *channel, const struct us_poll_t *p, unsigned int events) {
+    channel->wants_control = p->control;
     int receives = channel->kind == POLL_KIND_SOCKET && (events & BACKEND_READABLE) != 0;
     if (receives && channel->receive_buffer == NULL) {
         channel->receive_buffer = sys_malloc(MOCK_RECEIVE_CAPACITY);
@@ -207,7 +208,7 @@ static int mock_add(struct us_loop_t *loop, struct us_poll_t *p, unsigned int ev
     if (channel == NULL) {
         return -ENOMEM;
     }
-    int result = declare(channel, events);
+    int result = declare(channel, p, events);
     if (result < 0) {
         if (is_idle(channel)) {
             mock_channel_free(mock, channel);
@@ -222,7 +223,7 @@ static int mock_add(struct us_loop_t *loop, struct us_poll_t *p, unsigned int ev
 
 static int mock_modify(struct us_loop_t *loop, struct us_poll_t *p, unsigned int events) {
     struct channel *channel = mock_channel_find(loop, p);
-    return channel == NULL || !channel->registered ? -ENOENT : declare(channel, events);
+    return channel == NULL || !channel->registered ? -ENOENT : declare(channel, p, events);
 }
 
 static void unregister(struct mock *mock, struct channel *channel, struct us_poll_t *p) {
@@ -300,14 +301,12 @@ static ssize_t hand_out(struct mock *mock, struct channel *channel, char **data,
 
 /* After a hang-up has been told there are no completions to wait for: what the kernel has is all.
  */
-static ssize_t mock_receive(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+static ssize_t receive_held(struct mock *mock, struct channel *channel, char **data,
                             size_t length) {
-    struct mock *mock = loop->backend_data;
-    struct channel *channel = mock_channel_find(loop, p);
     drop_handout(mock);
     int over = channel != NULL && channel->over != 0 && channel->over_at <= mock->waits;
     if (channel != NULL && !channel->held && over) {
-        return sys_recv(p->fd, *data, length, 0);
+        return mock_channel_receive(channel, *data, length);
     }
     if (channel == NULL || !channel->held || (channel->held_at > mock->waits && !over)) {
         return -EAGAIN;
@@ -319,6 +318,39 @@ static ssize_t mock_receive(struct us_loop_t *loop, struct us_poll_t *p, char **
     if (channel->held_result <= 0 || channel->held_offset == (size_t) channel->held_result) {
         channel->held = 0;
         channel->receiving = (channel->interest & BACKEND_READABLE) != 0;
+    }
+    return result;
+}
+
+static ssize_t mock_receive(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+                            size_t length) {
+    struct channel *channel = mock_channel_find(loop, p);
+    ssize_t result = receive_held(loop->backend_data, channel, data, length);
+    if (channel != NULL) {
+        channel->wants_control = 0;
+        us_internal_control_discard(&channel->control);
+    }
+    return result;
+}
+
+/* What is held is less than the engine asks for, so it is never split. */
+static ssize_t mock_receive_message(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+                                    size_t length, struct backend_control *control) {
+    struct channel *channel = mock_channel_find(loop, p);
+    size_t room = control->length;
+    control->length = 0;
+    control->truncated = 0;
+    ssize_t result = receive_held(loop->backend_data, channel, data, length);
+    if (channel != NULL && result > 0) {
+        size_t held = channel->control.length;
+        control->truncated = channel->control.truncated || held > room;
+        control->length = held < room ? held : room;
+        if (control->length > 0) {
+            memcpy(control->data, channel->control.data, control->length);
+        }
+        channel->control.length = 0;
+        channel->control.truncated = 0;
+        channel->wants_control = 1; /* a socket that has moved may want it from now on */
     }
     return result;
 }
@@ -414,6 +446,7 @@ const struct backend mock_backend = {
     .wait = mock_wait,
     .native_descriptor = mock_native_descriptor,
     .receive = mock_receive,
+    .receive_message = mock_receive_message,
     .send = mock_send,
     .accept = mock_accept,
     .connect = mock_connect,

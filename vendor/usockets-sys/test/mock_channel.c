@@ -51,6 +51,8 @@ void mock_channel_free(struct mock *mock, struct channel *channel) {
     struct channel *last = mock->channels[--mock->count];
     mock->channels[channel->index] = last;
     last->index = channel->index;
+    us_internal_control_discard(&channel->control);
+    sys_free(channel->control_buffer);
     sys_free(channel->receive_buffer);
     sys_free(channel->send_buffer);
     sys_free(channel);
@@ -125,9 +127,32 @@ void mock_channel_send(struct mock *mock, struct channel *channel, size_t most) 
     }
 }
 
+ssize_t mock_channel_receive(struct channel *channel, char *data, size_t length) {
+    us_internal_control_discard(&channel->control);
+    channel->control.truncated = 0;
+    if (channel->wants_control && channel->control_buffer == NULL) {
+        channel->control_buffer = sys_malloc(MOCK_CONTROL_CAPACITY);
+    }
+    if (!channel->wants_control || channel->control_buffer == NULL) {
+        return channel->wants_control ? -EAGAIN : sys_recv(channel->fd, data, length, 0);
+    }
+    struct iovec slice = {.iov_base = data, .iov_len = length};
+    struct msghdr message = {
+        .msg_iov = &slice,
+        .msg_iovlen = 1,
+        .msg_control = channel->control_buffer,
+        .msg_controllen = MOCK_CONTROL_CAPACITY,
+    };
+    ssize_t result = sys_recvmsg(channel->fd, &message, MSG_CMSG_CLOEXEC);
+    channel->control.data = channel->control_buffer;
+    channel->control.length = result > 0 ? message.msg_controllen : 0;
+    channel->control.truncated = result > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
+    return result;
+}
+
 static void receive_some(struct mock *mock, struct channel *channel) {
     size_t length = 1 + mock_random_below(mock, MOCK_RECEIVE_CAPACITY);
-    ssize_t result = sys_recv(channel->fd, channel->receive_buffer, length, 0);
+    ssize_t result = mock_channel_receive(channel, channel->receive_buffer, length);
     if (result == -EAGAIN || result == -EINTR) {
         return;
     }

@@ -9,6 +9,7 @@
 #include <poll.h>
 
 #define MOCK_HELD_ACCEPTS 4u
+#define MOCK_CONTROL_CAPACITY 4096u
 
 struct accepted {
     int result; /* a descriptor or a negative errno */
@@ -44,6 +45,9 @@ struct channel {
     size_t held_offset;
     uint64_t held_at;
     char *receive_buffer;
+    uint8_t wants_control; /* as the engine said when it last named the poll */
+    char *control_buffer;  /* MOCK_CONTROL_CAPACITY bytes; NULL before the first use */
+    struct backend_control control;
 
     /* Bytes in flight. */
     char *send_buffer;
@@ -90,6 +94,8 @@ struct channel *mock_channel_make(struct us_loop_t *loop, const struct us_poll_t
 /* Frees it and what it holds, but not its own descriptor. */
 void mock_channel_free(struct mock *mock, struct channel *channel);
 
+/* Receives, with control messages if they are wanted. */
+ssize_t mock_channel_receive(struct channel *channel, char *data, size_t length);
 /* What to ask poll(2) for; -1: nothing, not even hang-ups. */
 int mock_channel_wanted(const struct mock *mock, const struct channel *channel);
 /* Goes on with what poll(2) says is possible. The channel may be gone afterwards. */

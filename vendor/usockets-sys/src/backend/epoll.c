@@ -139,6 +139,7 @@ const struct backend us_internal_backend_epoll = {
     .wait = epoll_wait_events,
     .native_descriptor = epoll_native_descriptor,
     .receive = us_internal_readiness_receive,
+    .receive_message = us_internal_readiness_receive_message,
     .send = us_internal_readiness_send,
     .send_file = us_internal_readiness_send_file,
     .splice_in = us_internal_readiness_splice_in,

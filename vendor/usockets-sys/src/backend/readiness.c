@@ -24,6 +24,33 @@ ssize_t us_internal_readiness_receive(struct us_loop_t *loop, struct us_poll_t *
     return result;
 }
 
+/* Descriptors must be close-on-exec from their beginning. */
+#ifdef MSG_CMSG_CLOEXEC
+#define RECEIVE_FLAGS MSG_CMSG_CLOEXEC
+#else
+#define RECEIVE_FLAGS 0
+#endif
+
+ssize_t us_internal_readiness_receive_message(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+                                              size_t length, struct backend_control *control) {
+    (void) loop;
+    struct iovec slice = {.iov_base = *data, .iov_len = length};
+    struct msghdr message;
+    ssize_t result;
+    do {
+        message = (struct msghdr){
+            .msg_iov = &slice,
+            .msg_iovlen = 1,
+            .msg_control = control->data,
+            .msg_controllen = control->length,
+        };
+        result = sys_recvmsg(p->fd, &message, RECEIVE_FLAGS);
+    } while (result == -EINTR);
+    control->length = result > 0 ? message.msg_controllen : 0;
+    control->truncated = result > 0 && (message.msg_flags & MSG_CTRUNC) != 0;
+    return result;
+}
+
 ssize_t us_internal_readiness_send(struct us_loop_t *loop, struct us_poll_t *p,
                                    const struct iovec *slices, int count, int flags) {
     (void) loop;

@@ -7,6 +7,8 @@
 
 ssize_t us_internal_readiness_receive(struct us_loop_t *loop, struct us_poll_t *p, char **data,
                                       size_t length);
+ssize_t us_internal_readiness_receive_message(struct us_loop_t *loop, struct us_poll_t *p, char **data,
+                                              size_t length, struct backend_control *control);
 ssize_t us_internal_readiness_send(struct us_loop_t *loop, struct us_poll_t *p,
                                    const struct iovec *slices, int count, int flags);
 ssize_t us_internal_readiness_send_file(struct us_loop_t *loop, struct us_poll_t *p, int file,
