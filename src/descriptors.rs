@@ -1,7 +1,10 @@
 #![forbid(unsafe_code)]
 //! What comes through a Unix socket besides bytes.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::error::UsError;
+use crate::socket::Socket;
 
 /// What came with bytes of a Unix socket: see
 /// [`on_descriptors`](crate::ContextBuilder::on_descriptors).
@@ -30,4 +33,49 @@ pub struct PeerCredentials {
     pub uid: u32,
     /// Its effective group; as for `uid`.
     pub gid: u32,
+}
+
+/// Most descriptors of one message: `SCM_MAX_FD` of Linux.
+const DESCRIPTORS_MAX: usize = usockets_sys::USX_DESCRIPTORS_MAX as usize;
+
+impl<const SSL: bool, S: 'static> Socket<SSL, S> {
+    /// Sends all the bytes, and with the first of them descriptors and, if asked for, the credentials
+    /// of this process (`SCM_RIGHTS` and `SCM_CREDENTIALS` of unix(7)).
+    ///
+    /// Bytes written before go first. What cannot go at once is queued, with duplicates of the
+    /// descriptors, which are closed when they have gone; so the caller may close its own in any case.
+    /// The receiver gets them with the first byte, and no byte that is sent later in the same
+    /// [`on_data`](crate::ContextBuilder::on_data). Beneath: `usx_socket_send_descriptors`.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was sent then. [`InvalidOption`](UsError::InvalidOption) without a byte, and for more
+    /// than 253 descriptors; [`UsError::Io`] of kind
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) if it is no Unix socket, with `ETOOMANYREFS` if
+    /// too many descriptors of this user are on their way already, or when duplicating fails;
+    /// [`QueueFull`](UsError::QueueFull) at a limit of the socket or the loop;
+    /// [`Closed`](UsError::Closed) on a socket that is closed, shut down, or left by its peer;
+    /// [`Stale`](UsError::Stale), [`LoopClosed`](UsError::LoopClosed).
+    ///
+    /// For an example, see [`on_descriptors`](crate::ContextBuilder::on_descriptors).
+    pub fn send_with_descriptors(
+        &self,
+        data: &[u8],
+        fds: &[BorrowedFd<'_>],
+        credentials: bool,
+    ) -> Result<(), UsError> {
+        if data.is_empty() {
+            return Err(UsError::invalid("data", "descriptors need a byte to go with"));
+        }
+        if fds.len() > DESCRIPTORS_MAX {
+            return Err(UsError::invalid("descriptors", "there are more than 253"));
+        }
+        self.live()?.send_descriptors(data, fds, credentials).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::ENOBUFS) => UsError::QueueFull,
+                Some(libc::EPIPE) => UsError::Closed,
+                _ => UsError::io("send_with_descriptors", source),
+            }
+        })
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::error::UsError;
@@ -28,6 +28,70 @@ use crate::shell::{Frame, Shell};
 /// drop(listener);
 /// event_loop.run()?; // returns: nothing is live any more
 /// # Ok::<(), usockets::UsError>(())
+/// ```
+///
+/// # Handing over
+///
+/// A program can be replaced by a new version of itself without refusing a connection, because a
+/// listening socket, with the connections that wait in it, may be in several processes at a time:
+///
+/// 1. The predecessor sends a [clone](Self::try_clone_fd) of it to the successor, by
+///    [`send_with_descriptors`](crate::Socket::send_with_descriptors) over a Unix socket, or to a
+///    child process at a known number.
+/// 2. The successor begins to accept: [`listen_fd`](crate::SocketContext::listen_fd). Then it says
+///    so. From here on both accept; each connection is taken by one of them.
+/// 3. When it has heard that, and not before, the predecessor drops its `ListenSocket`. It serves
+///    the connections it has to their end, and goes.
+///
+/// Should the successor fail before it has said anything, the predecessor just goes on. Whoever gives
+/// the socket away *before* it is accepted from elsewhere loses nothing either, as long as somebody
+/// has it open: connections wait up to the backlog. What does lose connections is closing the last
+/// descriptor, or listening anew on the same port: they would wait in a queue of their own.
+///
+/// ```
+/// use std::cell::RefCell;
+/// use std::os::fd::AsFd;
+/// use std::os::unix::net::UnixStream;
+/// use std::rc::Rc;
+/// use usockets::{ListenSocket, Loop, SocketContext};
+///
+/// // Two loops of one thread stand for two processes here.
+/// let (old, new) = (Loop::<()>::new()?, Loop::<()>::new()?);
+/// let (old_end, new_end) = UnixStream::pair()?;
+///
+/// let service = SocketContext::<false>::builder().build(&old, ())?;
+/// let listener = service.listen("127.0.0.1:0")?;
+/// let address = listener.local_addr()?;
+/// let mut offered = Some(listener.try_clone_fd()?);
+/// let mut listener = Some(listener);
+/// let predecessor = SocketContext::<false>::builder()
+///     .on_open(move |_, channel, _, _| {
+///         let fd = offered.take().expect("one successor");
+///         channel.send_with_descriptors(b"l", &[fd.as_fd()], false).expect("it is open");
+///     })
+///     // "r": the successor is ready.
+///     .on_data(move |_, _, _, _| drop(listener.take()))
+///     .build(&old, ())?;
+/// predecessor.accept_fd(old_end)?;
+///
+/// let service = SocketContext::<false>::builder().build(&new, ())?;
+/// let listening = Rc::new(RefCell::new(None::<ListenSocket>));
+/// let place = Rc::clone(&listening);
+/// let successor = SocketContext::<false>::builder()
+///     .on_descriptors(move |_, channel, _, mut received| {
+///         let fd = received.fds.pop().expect("the listener");
+///         *place.borrow_mut() = Some(service.listen_fd(fd).expect("it listens"));
+///         assert_eq!(channel.write(b"r"), 1);
+///     })
+///     .build(&new, ())?;
+/// successor.accept_fd(new_end)?;
+///
+/// while old.metrics().live_listeners > 0 {
+///     old.turn(Some(std::time::Duration::from_millis(1)))?;
+///     new.turn(Some(std::time::Duration::from_millis(1)))?;
+/// }
+/// assert_eq!(listening.borrow().as_ref().expect("it was handed over").local_addr()?, address);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a listener closes when it is dropped; `detach` keeps it open"]
 pub struct ListenSocket {
@@ -82,6 +146,33 @@ impl ListenSocket {
         let fd = fd.try_clone_to_owned().map_err(|source| UsError::io("with_fd", source))?;
         let _frame = Frame::enter(&self.shell);
         Ok(f(std::os::fd::AsFd::as_fd(&fd)))
+    }
+
+    /// A second descriptor of the same listening socket, for a successor that is to go on listening:
+    /// see [handing over](Self#handing-over). Beneath: `usx_listen_socket_hand_over`.
+    ///
+    /// From now on closing this one leaves the socket file of a Unix listener in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](UsError::Closed), [`LoopClosed`](UsError::LoopClosed); [`UsError::Io`] without
+    /// descriptors.
+    pub fn try_clone_fd(&self) -> Result<OwnedFd, UsError> {
+        let listener = self.listener()?;
+        let fd = listener.descriptor().ok_or(UsError::Closed)?;
+        let fd = fd.try_clone_to_owned().map_err(|source| UsError::io("try_clone_fd", source))?;
+        listener.hand_over();
+        Ok(fd)
+    }
+
+    /// Stops accepting, and gives the listening socket away. Connections wait in it until somebody
+    /// accepts them. What [`try_clone_fd`](Self::try_clone_fd) says holds here too.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_clone_fd`](Self::try_clone_fd); the listener is closed then as well.
+    pub fn into_fd(self) -> Result<OwnedFd, UsError> {
+        self.try_clone_fd()
     }
 
     /// Whether it is closed: by [`SocketContext::close`](crate::SocketContext::close), or with the

@@ -121,6 +121,33 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
     /// were sent with. Bytes that were sent before may be in front of these in the same chunk, bytes
     /// that were sent later are not. If the socket is paused or [adopted](Socket::adopt) here, the
     /// bytes follow later; if it is closed, not at all. Beneath: `usx_context_on_descriptors`.
+    ///
+    /// ```
+    /// use std::fs::File;
+    /// use std::io::Read;
+    /// use std::os::fd::AsFd;
+    /// use std::os::unix::net::UnixStream;
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// let event_loop = Loop::<()>::new()?;
+    /// let context = SocketContext::<false>::builder()
+    ///     .on_descriptors(|_, socket, _, mut received| {
+    ///         let mut text = String::new();
+    ///         let mut file = File::from(received.fds.pop().expect("one"));
+    ///         file.read_to_string(&mut text).expect("it is text");
+    ///         assert!(text.contains("usockets"));
+    ///         socket.event_loop().stop();
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// let (ours, theirs) = UnixStream::pair()?;
+    /// context.accept_fd(ours)?;
+    /// let sender = context.accept_fd(theirs)?;
+    /// # let _context = context.clone();
+    /// event_loop.turn(None)?;
+    /// sender.send_with_descriptors(b"a file", &[File::open("Cargo.toml")?.as_fd()], false)?;
+    /// event_loop.run()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_descriptors(
         mut self,
         f: impl FnMut(&mut T, &Socket<SSL, S>, &mut S, ReceivedDescriptors) + 'static,

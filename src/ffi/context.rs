@@ -296,6 +296,12 @@ impl<'a> RawListener<'a> {
         unsafe { sys::usx_poll_share(self.as_ptr().cast()) };
     }
 
+    /// Somebody else goes on listening on it.
+    pub(crate) fn hand_over(self) {
+        // SAFETY: the listener is alive (see `live`).
+        unsafe { sys::usx_listen_socket_hand_over(self.as_ptr()) };
+    }
+
     /// The descriptor, unless the listener is closed.
     pub(crate) fn descriptor(self) -> Option<BorrowedFd<'a>> {
         if self.is_closed() {

@@ -1,9 +1,13 @@
-//! Descriptors and credentials that came through a socket.
+//! Descriptors and credentials that come and go through a socket.
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
+use usockets_sys as sys;
 use usockets_sys::{usx_descriptors, usx_peer_credentials};
 
+use super::{RawSocket, check};
 use crate::descriptors::{PeerCredentials, ReceivedDescriptors};
 
 /// Makes the descriptors Rust's.
@@ -30,4 +34,28 @@ pub(crate) unsafe fn take_descriptors(descriptors: &usx_descriptors) -> Received
 
 fn from_raw(raw: &usx_peer_credentials) -> PeerCredentials {
     PeerCredentials { pid: raw.pid, uid: raw.uid, gid: raw.gid }
+}
+
+impl RawSocket<'_> {
+    /// Sends bytes with descriptors and credentials, or queues them with duplicates.
+    pub(crate) fn send_descriptors(
+        self,
+        data: &[u8],
+        fds: &[BorrowedFd<'_>],
+        credentials: bool,
+    ) -> io::Result<()> {
+        let count = c_int::try_from(fds.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the socket is alive (see `live`); bytes and descriptors are used during the call
+        // only; std promises that a `BorrowedFd` has the layout of a descriptor.
+        check(unsafe {
+            sys::usx_socket_send_descriptors(
+                self.as_ptr(),
+                data.as_ptr().cast(),
+                data.len(),
+                fds.as_ptr().cast(),
+                count,
+                c_int::from(credentials),
+            )
+        })
+    }
 }

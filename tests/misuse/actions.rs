@@ -1,5 +1,7 @@
 //! What is done, and to sockets in particular.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -156,8 +158,10 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
             let open = !socket.is_closed();
             let taken = socket.write(b"some bytes");
             world.expect(open || taken == 0, "a closed socket takes bytes");
-            let slices = [b"some".as_slice(), b"more"].map(std::io::IoSlice::new);
+            let slices = [b"some".as_slice(), b"more"].map(io::IoSlice::new);
             let _taken = socket.write_vectored(&slices);
+            let sent = socket.send_with_descriptors(b"one", &[io::stdin().as_fd()], false);
+            world.expect(open || sent.is_err(), "a closed socket sends descriptors");
         }
         Verb::Send => {
             let open = !socket.is_closed();

@@ -40,6 +40,7 @@ places! {
         OpenConnected,
         OpenHandedOver,
         Data,
+        Descriptors,
         Writable,
         End,
         Close,

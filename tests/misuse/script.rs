@@ -1,10 +1,13 @@
 //! What the program does by itself: it comes through every place.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use socket2::SockRef;
 use usockets::{
     CloseReason, Interest, OpenInfo, Origin, Poll, Socket, SocketContext, Timer, UsError,
@@ -41,6 +44,7 @@ pub(crate) fn play(world: &Rc<World>) -> Vec<String> {
 const STEPS: &[fn(&Rc<World>)] = &[
     accept,
     send,
+    send_descriptors,
     fill,
     read_back,
     expire_timeouts,
@@ -186,6 +190,11 @@ fn main_context(world: &World) -> Result<Main, UsError> {
             opened(state, socket, session, info);
         })
         .on_data(received)
+        .on_descriptors(|state, socket, session, received| {
+            let place = event(socket, Place::Descriptors);
+            let _entered = visit(place, &mut with_session(socket, session, state));
+            drop(received);
+        })
         .on_writable(|state, socket, session| {
             let place = event(socket, Place::Writable);
             let _entered = visit(place, &mut with_session(socket, session, state));
@@ -398,6 +407,25 @@ fn accept(world: &Rc<World>) {
 fn send(world: &Rc<World>) {
     if let Some(mut peer) = world.tcp_peers.borrow().last() {
         let _written = peer.write(b"hello");
+    }
+}
+
+/// Bytes with a descriptor, from a peer and, if `other` is there, to one.
+fn send_descriptors(world: &Rc<World>) {
+    if world.new_socket().is_none() {
+        return;
+    }
+    world.drive(1);
+    if let Some(peer) = world.peers.borrow().last() {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [peer.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "there is room");
+        let data = [IoSlice::new(b"with one")];
+        let _sent = sendmsg(peer, &data, &mut control, SendFlags::NOSIGNAL);
+        if let Some(other) = world.other.get() {
+            let _sent = other.send_with_descriptors(b"x", &[peer.as_fd()], true);
+        }
     }
 }
 

@@ -879,6 +879,8 @@ unsafe extern "C" {
         length: *mut socklen_t,
     ) -> c_int;
     /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_listen_socket_hand_over(ls: *mut us_listen_socket_t);
+    /// See "Listening" in `usockets_ext.h`.
     pub fn usx_loop_accepted_address(
         loop_: *mut us_loop_t,
         length: *mut socklen_t,
@@ -1219,6 +1221,14 @@ unsafe extern "C" {
     ) -> c_int;
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_send_file(s: *mut us_socket_t, fd: c_int, offset: u64, length: u64) -> c_int;
+    pub fn usx_socket_send_descriptors(
+        s: *mut us_socket_t,
+        data: *const c_void,
+        length: usize,
+        fds: *const c_int,
+        count: c_int,
+        credentials: c_int,
+    ) -> c_int;
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_buffered(s: *mut us_socket_t) -> usize;
     /// See "Output" in `usockets_ext.h`.

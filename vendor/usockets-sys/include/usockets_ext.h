@@ -265,6 +265,10 @@ struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_contex
 int usx_listen_socket_address(struct us_listen_socket_t *ls, struct sockaddr_storage *address,
                               socklen_t *length);
 
+/* Says that somebody else goes on listening on this descriptor: it was duplicated, and given to another loop or process.
+ * Closing it here then ends it neither in the kernel nor, if it is a Unix socket, removes its file. */
+void usx_listen_socket_hand_over(struct us_listen_socket_t *ls);
+
 /* Inside on_pre_open and on_open of an accepted socket, and in on_connect_error of one whose prelude did not
  * come: the peer's address as accept gave it, NULL elsewhere. */
 const struct sockaddr *usx_loop_accepted_address(struct us_loop_t *loop, socklen_t *length);
@@ -527,6 +531,14 @@ int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length
  * 0, -EPIPE, -ENOMEM, -EISDIR, -ESPIPE (neither a regular file nor a block device), -EBADF (not open for reading),
  * -ERANGE (it has not that much). */
 int usx_socket_send_file(struct us_socket_t *s, int fd, uint64_t offset, uint64_t length);
+
+/* Accepts all or nothing, with up to USX_DESCRIPTORS_MAX descriptors and, if `credentials` is not zero, those of this
+ * process, which go with the first byte. What cannot go at once is queued with duplicates, which are closed when they have
+ * gone. Unix sockets of deferring contexts. 0, -EINVAL (no byte, too many), -EOPNOTSUPP (no Unix socket), what
+ * usx_socket_send() says, or what sending or duplicating the descriptors fails with (-ETOOMANYREFS: too many
+ * of this user are on their way). If sending fails later, the connection ends with that reason. */
+int usx_socket_send_descriptors(struct us_socket_t *s, const void *data, size_t length, const int *fds, int count,
+                                int credentials);
 
 /* Bytes accepted and not yet taken by the system, those of files included. The limits mind memory alone. */
 size_t usx_socket_buffered(struct us_socket_t *s);

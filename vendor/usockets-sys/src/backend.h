@@ -119,6 +119,11 @@ struct backend {
      * and sends. */
     ssize_t (*splice_in)(struct us_loop_t *loop, struct us_poll_t *p, int pipe, size_t length);
     ssize_t (*splice_out)(struct us_loop_t *loop, struct us_poll_t *p, int pipe, size_t length);
+    /* The same with control messages, which go with the first byte of the slices, once any is taken. Their descriptors
+     * stay the caller's. No byte of another send is in the same message before them: a completion back end answers
+     * -EAGAIN until what it holds has gone. */
+    ssize_t (*send_message)(struct us_loop_t *loop, struct us_poll_t *p, const struct iovec *slices, int count,
+                            int flags, const struct backend_control *control);
     /* An accepted descriptor, non-blocking and close-on-exec, and the peer's address; or a negative errno. */
     int (*accept)(struct us_loop_t *loop, struct us_poll_t *p, struct sockaddr_storage *address,
                   socklen_t *length);

@@ -88,6 +88,32 @@ int us_internal_control_read(const struct backend_control *control, int fds[USX_
     return count;
 }
 
+/* Adds a message. What lies between messages is zero: the kernel looks at none of it. */
+static void add_message(struct backend_control *control, int type, const void *data, size_t length) {
+    struct cmsghdr header = {.cmsg_level = SOL_SOCKET, .cmsg_type = type};
+    header.cmsg_len = CMSG_LEN(length);
+    unsigned char *place = (unsigned char *) control->data + control->length;
+    memset(place, 0, CMSG_SPACE(length));
+    memcpy(place, &header, sizeof(header));
+    memcpy(place + CMSG_LEN(0), data, length);
+    control->length += CMSG_SPACE(length);
+}
+
+void us_internal_control_write(struct backend_control *control, const int *fds, int count, int credentials) {
+    control->length = 0;
+#ifdef __linux__
+    if (credentials) {
+        struct usx_peer_credentials own = {(int) sys_getpid(), (unsigned int) sys_getuid(), (unsigned int) sys_getgid()};
+        add_message(control, SCM_CREDENTIALS, &own, sizeof(own));
+    }
+#else
+    (void) credentials;
+#endif
+    if (count) {
+        add_message(control, SCM_RIGHTS, fds, (size_t) count * sizeof(int));
+    }
+}
+
 void us_internal_control_discard(struct backend_control *control) {
     int fds[USX_DESCRIPTORS_MAX];
     struct usx_peer_credentials credentials;

@@ -170,6 +170,7 @@ enum output_kind {
     OUTPUT_MEMORY,
     OUTPUT_FILE, /* file.c */
     OUTPUT_PIPE, /* splice.c */
+    OUTPUT_DESCRIPTORS, /* descriptors.c: memory, of which the first byte goes with something by a call of its own */
 };
 
 /* One piece of the output of a socket (output.c). */
@@ -660,6 +661,8 @@ int us_internal_net_remote(int fd, struct sockaddr_storage *address, socklen_t *
 int us_internal_control_read(const struct backend_control *control, int fds[USX_DESCRIPTORS_MAX],
                              struct usx_peer_credentials *credentials, int *has_credentials);
 void us_internal_control_close(const int *fds, int count);
+/* Messages of descriptors and, if wanted, of this process's credentials, for which there must be room. */
+void us_internal_control_write(struct backend_control *control, const int *fds, int count, int credentials);
 /* Closes the descriptors in control messages that nobody wants. */
 void us_internal_control_discard(struct backend_control *control);
 
@@ -788,13 +791,12 @@ void us_internal_socket_cold_free(struct us_socket_t *s);
  * the latter alone, for a descriptor that will be one's. */
 void us_internal_descriptors_begin(struct us_socket_t *s);
 void us_internal_descriptors_prepare(const struct us_socket_context_t *context, int fd);
-/* Receives from a socket whose poll has `control` and tells the program what came with the bytes; *told then, after which the
- * socket has to be looked up anew. */
-ssize_t us_internal_descriptors_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, size_t length,
-                                        int *told);
-/* Keeps bytes that were received, to be delivered before anything else; none may be kept already. 0, or -ENOMEM and
- * the socket fails. */
-int us_internal_socket_keep_input(struct us_socket_t *s, const char *data, size_t length);
+/* Receives from a socket whose poll has `control` set, counts the bytes and tells the program what came with them. The
+ * socket has to be looked up anew then. */
+ssize_t us_internal_descriptors_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, size_t length);
+/* Keeps bytes that were received and cannot be delivered now, to be so before anything else; not those of a socket
+ * that is gone. None may be kept already. Without memory the socket is closed. */
+void us_internal_socket_keep_input(struct us_socket_t *s, const char *data, size_t length);
 
 void us_internal_timeouts_disarm(struct us_socket_t *s);
 /* The policy deadline of the state that the socket is in now: ends the one before. 0 ns: none. */

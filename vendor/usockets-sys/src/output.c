@@ -22,7 +22,7 @@
 
 /* `added` bytes more in an item of that kind, or as many less as its negative. Only memory is the loop's concern. */
 static void count_queued(struct us_socket_t *s, const struct output_item *item, size_t added) {
-    if (item->kind == OUTPUT_MEMORY) {
+    if (item->kind == OUTPUT_MEMORY || item->kind == OUTPUT_DESCRIPTORS) {
         s->cold->output_length += added;
         s->context->loop->queued += added;
     } else {
@@ -310,6 +310,18 @@ static void become_pending(struct us_socket_t *s) {
     }
 }
 
+/* What needs a call of its own, at the front of the queue. Bytes that went. */
+static size_t send_alone(struct us_socket_t *s, struct output_item *first, int *blocked) {
+    switch (first->kind) {
+    case OUTPUT_FILE:
+        return us_internal_file_send(s, first, blocked);
+    case OUTPUT_PIPE:
+        return us_internal_splice_send(s, first, blocked);
+    default:
+        return us_internal_descriptors_send(s, first, blocked);
+    }
+}
+
 /* `more` is MSG_MORE where something will follow at once. */
 static int send_output(struct us_socket_t *s, int more) {
     int blocked = 0;
@@ -318,8 +330,7 @@ static int send_output(struct us_socket_t *s, int more) {
         struct output_item *first = s->cold ? s->cold->output : NULL;
         if (first && first->kind != OUTPUT_MEMORY) {
             outside++;
-            consume(s, first->kind == OUTPUT_FILE ? us_internal_file_send(s, first, &blocked)
-                                                  : us_internal_splice_send(s, first, &blocked));
+            consume(s, send_alone(s, first, &blocked));
             continue;
         }
         struct iovec slices[SLICES_PER_SEND];

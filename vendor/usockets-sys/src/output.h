@@ -54,6 +54,9 @@ size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t lengt
 /* Sends some of a file that is at the front of the output. Bytes that went; sets *blocked as above. */
 size_t us_internal_file_send(struct us_socket_t *s, struct output_item *item, int *blocked);
 
+/* The same for descriptors with the bytes that they go with, once; what is left of the item then is memory. */
+size_t us_internal_descriptors_send(struct us_socket_t *s, struct output_item *item, int *blocked);
+
 /* Accepts `slices` whatever waits. What can't be kept breaks the connection. */
 void us_internal_output_pass(struct us_socket_t *s, const struct iovec *slices, int count);
 /* The first item is in memory from now on. */

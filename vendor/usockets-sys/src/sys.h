@@ -9,7 +9,7 @@
  *   close, EPOLL_CTL_DEL             are done nevertheless: the kernel never keeps a descriptor
  *   connect with EINTR, EINPROGRESS  is started nevertheless and goes on in the background
  *   everything else                  does nothing
- * The clock, the signal calls and free() can't fail and are not counted. */
+ * The clock, the signal calls, free() and who this process is can't fail and are not counted. */
 #ifndef USOCKETS_SYS_H
 #define USOCKETS_SYS_H
 
@@ -180,6 +180,17 @@ static inline int sys_getsockname(int fd, struct sockaddr *address, socklen_t *l
 static inline int sys_getpeername(int fd, struct sockaddr *address, socklen_t *length) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(getpeername(fd, address, length));
+}
+
+/* These cannot fail and are not counted. */
+static inline pid_t sys_getpid(void) {
+    return getpid();
+}
+static inline uid_t sys_getuid(void) {
+    return getuid();
+}
+static inline gid_t sys_getgid(void) {
+    return getgid();
 }
 
 /* ------------------------------------------------------------------------------------------------

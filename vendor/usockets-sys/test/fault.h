@@ -39,6 +39,9 @@ void scenario_prelude(void);
 void scenario_send_file(void);
 void scenario_pipe(void);
 
+/* fault_descriptors.c */
+void scenario_descriptors(void);
+
 /* fault_time.c */
 void scenario_timers(void);
 void scenario_timeouts(void);

@@ -47,6 +47,7 @@ const struct scenario scenarios[] = {
     {"prelude", scenario_prelude},
     {"send-file", scenario_send_file},
     {"pipe", scenario_pipe},
+    {"descriptors", scenario_descriptors},
     {"timers", scenario_timers},
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},

@@ -389,6 +389,26 @@ static ssize_t mock_send(struct us_loop_t *loop, struct us_poll_t *p, const stru
     return taken == 0 && asked > 0 ? -EAGAIN : (ssize_t) taken;
 }
 
+/* At once or not at all: a ring would have to keep the descriptors too. */
+static ssize_t mock_send_message(struct us_loop_t *loop, struct us_poll_t *p,
+                                 const struct iovec *slices, int count, int flags,
+                                 const struct backend_control *control) {
+    struct channel *channel = mock_channel_find(loop, p);
+    if (channel != NULL && (channel->send_error != 0 || channel->shut)) {
+        return channel->shut ? -EPIPE : channel->send_error;
+    }
+    if (channel != NULL && channel->send_length > 0) {
+        return -EAGAIN;
+    }
+    struct msghdr message = {
+        .msg_iov = (struct iovec *) (uintptr_t) slices,
+        .msg_iovlen = (size_t) count,
+        .msg_control = control->data,
+        .msg_controllen = control->length,
+    };
+    return sys_sendmsg(p->fd, &message, flags | MSG_NOSIGNAL);
+}
+
 static int mock_accept(struct us_loop_t *loop, struct us_poll_t *p,
                        struct sockaddr_storage *address, socklen_t *length) {
     struct mock *mock = loop->backend_data;
@@ -448,6 +468,7 @@ const struct backend mock_backend = {
     .receive = mock_receive,
     .receive_message = mock_receive_message,
     .send = mock_send,
+    .send_message = mock_send_message,
     .accept = mock_accept,
     .connect = mock_connect,
     .shutdown = mock_shutdown,

@@ -505,3 +505,269 @@ void test_descriptors_that_the_kernel_makes_are_closed(void) {
     ASSERT_EQ(told.count, 0);
     finish(loop);
 }
+
+/* ------------------------------------------------------------------------------------------------
+ * Sending
+ * --------------------------------------------------------------------------------------------- */
+
+/* A peer that knows nothing of the engine: what it was sent, and where in the stream descriptors came. */
+static struct {
+    size_t length;
+    int count;         /* of descriptors */
+    size_t places[16]; /* bytes up to the end of the chunk that they came with */
+    int fds[16];
+} peer;
+
+static size_t raw_receive(int fd) {
+    static char bytes[1 << 16];
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(USX_DESCRIPTORS_MAX * sizeof(int))];
+    } control;
+    struct iovec slice = {.iov_base = bytes, .iov_len = sizeof bytes};
+    struct msghdr message = {.msg_iov = &slice, .msg_iovlen = 1, .msg_control = &control,
+                             .msg_controllen = sizeof control};
+    ssize_t length = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (length <= 0) {
+        ASSERT(length == 0 || errno == EAGAIN || errno == ECONNRESET);
+        return 0;
+    }
+    ASSERT_EQ(message.msg_flags & MSG_CTRUNC, 0);
+    pattern_check(bytes, peer.length, (size_t) length);
+    peer.length += (size_t) length;
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    if (header != NULL && header->cmsg_type == SCM_RIGHTS) {
+        int count = (int) ((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        for (int i = 0; i < count; i++) {
+            peer.places[peer.count] = peer.length;
+            memcpy(&peer.fds[peer.count++], CMSG_DATA(header) + (size_t) i * sizeof(int), sizeof(int));
+        }
+    }
+    return (size_t) length;
+}
+
+/* Sends stream from where it is on, with one end of a new pipe, of which the caller keeps the other. */
+static int send_stream(struct us_socket_t *s, size_t *sent, size_t length, int with_pipe) {
+    static char bytes[1 << 20];
+    ASSERT_LE(length, sizeof bytes);
+    pattern_fill(bytes, *sent, length);
+    int ends[2] = {-1, -1};
+    struct iovec slice = {.iov_base = bytes, .iov_len = length};
+    if (with_pipe) {
+        ASSERT_SYS(pipe(ends));
+        ASSERT_OK(usx_socket_send_descriptors(s, bytes, length, &ends[1], 1, 0));
+        ASSERT_SYS(close(ends[1]));
+    } else {
+        ASSERT_OK(usx_socket_send(s, &slice, 1));
+    }
+    *sent += length;
+    return ends[0];
+}
+
+void test_descriptors_that_are_sent_arrive_with_their_bytes(void) {
+    struct us_loop_t *loop = test_loop();
+    struct side server = {.name = "s"};
+    struct side sender = {0};
+    side_init_deferring(&server, loop);
+    side_init_deferring(&sender, loop);
+    usx_context_on_descriptors(server.context, on_descriptors, 1);
+    int fds[2];
+    raw_pair(AF_UNIX, fds);
+    ASSERT_NOT_NULL(usx_adopt_accepted_later(server.context, raw_give(fds[0]), SIDE_EXT));
+    ASSERT_NOT_NULL(usx_adopt_accepted_later(sender.context, raw_give(fds[1]), SIDE_EXT));
+    RUN_UNTIL(loop, server.count[OPEN] == 1 && sender.count[OPEN] == 1);
+    clear_trace();
+    int ends[2];
+    ASSERT_SYS(pipe(ends));
+    ASSERT_OK(usx_socket_send_descriptors(sender.opened, "yours", 5, &ends[1], 1, 1));
+    ASSERT_SYS(close(ends[1]));
+    RUN_UNTIL(loop, server.received_length == 5);
+    ASSERT_TRACE("fds(1) s:data ");
+    ASSERT_EQ(told.credentials.pid, (int) getpid());
+    ASSERT_EQ(told.credentials.uid, getuid());
+    check_pipe(ends[0], told.fds[0]);
+    /* Credentials alone. */
+    ASSERT_OK(usx_socket_send_descriptors(sender.opened, "me", 2, NULL, 0, 1));
+    RUN_UNTIL(loop, server.received_length == 7);
+    ASSERT_EQ(told.with_credentials, 2);
+    finish(loop);
+}
+
+void test_descriptors_wait_in_the_queue_with_their_bytes(void) {
+    struct side server = {0};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    struct us_socket_t *s = server.opened;
+    size_t sent = 0;
+    int readers[3];
+    size_t places[3];
+    while (usx_socket_buffered(s) < 200000) {
+        (void) send_stream(s, &sent, 100000, 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        readers[i] = send_stream(s, &sent, 7, 1);
+        places[i] = sent;
+        (void) send_stream(s, &sent, (size_t) i * 1000, 0);
+    }
+    (void) send_stream(s, &sent, 5, 0);
+    RUN_UNTIL(loop, (raw_receive(fd), peer.length == sent));
+    ASSERT_EQ(peer.count, 3);
+    for (int i = 0; i < 3; i++) {
+        ASSERT_EQ(peer.places[i], places[i]);
+        check_pipe(readers[i], peer.fds[i]);
+    }
+    ASSERT_EQ(usx_socket_buffered(s), 0);
+    finish(loop);
+}
+
+void test_descriptors_are_sent_once_although_their_bytes_go_in_pieces(void) {
+    struct side server = {0};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    struct us_socket_t *s = server.opened;
+    size_t sent = 0;
+    int first = send_stream(s, &sent, 1 << 20, 1);
+    ASSERT_GT(usx_socket_buffered(s), 0);
+    int second = send_stream(s, &sent, 1 << 20, 1);
+    RUN_UNTIL(loop, (raw_receive(fd), peer.length == sent));
+    ASSERT_EQ(peer.count, 2);
+    ASSERT_LE(peer.places[0], 1 << 20);
+    ASSERT_GT(peer.places[1], 1 << 20);
+    check_pipe(first, peer.fds[0]);
+    check_pipe(second, peer.fds[1]);
+    finish(loop);
+}
+
+void test_descriptors_that_wait_are_still_sent_after_a_close(void) {
+    struct side server = {0};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    struct usx_deadlines deadlines = {.drain = SECONDS(60)};
+    ASSERT_OK(usx_context_set_deadlines(server.context, &deadlines));
+    size_t sent = 0;
+    while (usx_socket_buffered(server.opened) < 200000) {
+        (void) send_stream(server.opened, &sent, 100000, 0);
+    }
+    int reader = send_stream(server.opened, &sent, 7, 1);
+    usx_socket_close(server.opened, 0);
+    RUN_UNTIL(loop, server.count[CLOSE] == 1);
+    RUN_UNTIL(loop, (raw_receive(fd), peer.length == sent));
+    ASSERT_EQ(peer.count, 1);
+    check_pipe(reader, peer.fds[0]);
+    raw_close(fd);
+    finish(loop);
+}
+
+void test_descriptors_that_wait_are_closed_with_a_reset(void) {
+    struct side server = {0};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    size_t sent = 0;
+    while (usx_socket_buffered(server.opened) < 200000) {
+        (void) send_stream(server.opened, &sent, 100000, 0);
+    }
+    int reader = send_stream(server.opened, &sent, 7, 1);
+    usx_socket_close(server.opened, 1);
+    RUN_UNTIL(loop, server.count[CLOSE] == 1);
+    settle(loop);
+    char byte;
+    ASSERT_EQ(read(reader, &byte, 1), 0);
+    ASSERT_SYS(close(reader));
+    finish(loop);
+}
+
+static size_t stream_sent;
+static int stream_reader;
+
+static struct us_socket_t *write_and_send(struct side *side, struct us_socket_t *s, char *data, int length) {
+    (void) side, (void) data, (void) length;
+    char bytes[10];
+    pattern_fill(bytes, stream_sent, sizeof bytes);
+    ASSERT_EQ(us_socket_write(ssl, s, bytes, 10, 0), 10);
+    stream_sent += 10;
+    stream_reader = send_stream(s, &stream_sent, 5, 1);
+    (void) send_stream(s, &stream_sent, 10, 0);
+    return s;
+}
+
+void test_descriptors_keep_their_place_among_bytes_that_are_collected(void) {
+    struct side server = {.data = write_and_send};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    struct usx_output_options options = {.gather = 1};
+    ASSERT_OK(usx_context_set_output(server.context, &options));
+    raw_write(fd, "?", 1);
+    RUN_UNTIL(loop, (raw_receive(fd), peer.length == 25));
+    ASSERT_EQ(peer.count, 1);
+    ASSERT_EQ(peer.places[0], 15);
+    check_pipe(stream_reader, peer.fds[0]);
+    finish(loop);
+}
+
+void test_descriptors_that_cannot_be_sent_are_refused(void) {
+    struct us_loop_t *loop = test_loop();
+    struct side server = {0};
+    struct side plain = {0};
+    side_init_deferring(&server, loop);
+    side_init(&plain, loop);
+    int fd;
+    struct us_socket_t *tcp = open_raw(&server, &fd);
+    ASSERT_EQ(usx_socket_send_descriptors(tcp, "x", 1, &fd, 1, 0), -EOPNOTSUPP);
+    struct us_socket_t *c = open_raw_unix(&plain, &fd);
+    ASSERT_EQ(usx_socket_send_descriptors(c, "x", 1, &fd, 1, 0), -EPIPE);
+    struct us_socket_t *s = open_raw_unix(&server, &fd);
+    int fds[USX_DESCRIPTORS_MAX + 1] = {0};
+    ASSERT_EQ(usx_socket_send_descriptors(s, "", 0, &fd, 1, 0), -EINVAL);
+    ASSERT_EQ(usx_socket_send_descriptors(s, "x", 1, fds, USX_DESCRIPTORS_MAX + 1, 0), -EINVAL);
+    ASSERT_EQ(usx_socket_send_descriptors(s, "x", 1, fds, -1, 0), -EINVAL);
+    int wrong = 1 << 20;
+    ASSERT_EQ(usx_socket_send_descriptors(s, "x", 1, &wrong, 1, 0), -EBADF);
+    /* Nothing of it was sent, and the connection goes on. */
+    char byte;
+    pattern_fill(&byte, 0, 1);
+    ASSERT_OK(usx_socket_send_descriptors(s, &byte, 1, &fd, 1, 0));
+    RUN_UNTIL(loop, (raw_receive(fd), peer.length == 1));
+    ASSERT_EQ(peer.count, 1);
+    ASSERT_SYS(close(peer.fds[0]));
+    us_socket_shutdown(ssl, s);
+    ASSERT_EQ(usx_socket_send_descriptors(s, "x", 1, &fd, 1, 0), -EPIPE);
+    usx_socket_close(s, 0);
+    ASSERT_EQ(usx_socket_send_descriptors(s, "x", 1, &fd, 1, 0), -EPIPE);
+    finish(loop);
+}
+
+void test_descriptors_that_cannot_be_duplicated_are_not_queued(void) {
+    struct side server = {0};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    size_t sent = 0;
+    while (usx_socket_buffered(server.opened) < 200000) {
+        (void) send_stream(server.opened, &sent, 100000, 0);
+    }
+    struct rlimit old;
+    ASSERT_SYS(getrlimit(RLIMIT_NOFILE, &old));
+    int next = (int) ASSERT_SYS(dup(0));
+    ASSERT_SYS(close(next));
+    struct rlimit limit = {.rlim_cur = (rlim_t) next + 1, .rlim_max = old.rlim_max};
+    ASSERT_SYS(setrlimit(RLIMIT_NOFILE, &limit));
+    int fds[2] = {fd, fd};
+    ASSERT_EQ(usx_socket_send_descriptors(server.opened, "x", 1, fds, 2, 0), -EMFILE);
+    ASSERT_SYS(setrlimit(RLIMIT_NOFILE, &old));
+    RUN_UNTIL(loop, (raw_receive(fd), peer.length == sent));
+    ASSERT_EQ(peer.count, 0);
+    finish(loop);
+}
+
+void test_sending_descriptors_to_a_peer_that_is_gone(void) {
+    struct side server = {0};
+    int fd;
+    struct us_loop_t *loop = set_up(&server, 0, &fd);
+    int ends[2];
+    ASSERT_SYS(pipe(ends));
+    raw_close(fd);
+    ASSERT_EQ(usx_socket_send_descriptors(server.opened, "x", 1, ends, 2, 0), -EPIPE);
+    RUN_UNTIL(loop, server.count[CLOSE] == 1);
+    ASSERT_SYS(close(ends[0]));
+    ASSERT_SYS(close(ends[1]));
+    finish(loop);
+}

@@ -196,6 +196,7 @@ const struct backend us_internal_backend_poll = {
     .send_file = us_internal_readiness_send_file,
     .splice_in = us_internal_readiness_splice_in,
     .splice_out = us_internal_readiness_splice_out,
+    .send_message = us_internal_readiness_send_message,
     .accept = us_internal_readiness_accept,
     .connect = us_internal_readiness_connect,
     .shutdown = us_internal_readiness_shutdown,

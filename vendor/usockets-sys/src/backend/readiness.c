@@ -151,6 +151,23 @@ ssize_t us_internal_readiness_splice_out(struct us_loop_t *loop, struct us_poll_
 #endif
 }
 
+ssize_t us_internal_readiness_send_message(struct us_loop_t *loop, struct us_poll_t *p,
+                                           const struct iovec *slices, int count, int flags,
+                                           const struct backend_control *control) {
+    (void) loop;
+    struct msghdr message = {
+        .msg_iov = (struct iovec *) slices,
+        .msg_iovlen = (size_t) (count < SLICES_MAX ? count : SLICES_MAX),
+        .msg_control = control->data,
+        .msg_controllen = control->length,
+    };
+    ssize_t result;
+    do {
+        result = sys_sendmsg(p->fd, &message, flags | MSG_NOSIGNAL);
+    } while (result == -EINTR);
+    return result;
+}
+
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length) {
     (void) loop;

@@ -17,6 +17,9 @@ ssize_t us_internal_readiness_splice_in(struct us_loop_t *loop, struct us_poll_t
                                         size_t length);
 ssize_t us_internal_readiness_splice_out(struct us_loop_t *loop, struct us_poll_t *p, int pipe,
                                          size_t length);
+ssize_t us_internal_readiness_send_message(struct us_loop_t *loop, struct us_poll_t *p,
+                                           const struct iovec *slices, int count, int flags,
+                                           const struct backend_control *control);
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length);
 int us_internal_readiness_connect(struct us_loop_t *loop, struct us_poll_t *p,
