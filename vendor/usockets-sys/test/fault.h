@@ -42,6 +42,9 @@ void scenario_pipe(void);
 /* fault_descriptors.c */
 void scenario_descriptors(void);
 
+/* fault_drain.c */
+void scenario_drain(void);
+
 /* fault_time.c */
 void scenario_timers(void);
 void scenario_timeouts(void);

@@ -48,6 +48,7 @@ const struct scenario scenarios[] = {
     {"send-file", scenario_send_file},
     {"pipe", scenario_pipe},
     {"descriptors", scenario_descriptors},
+    {"drain", scenario_drain},
     {"timers", scenario_timers},
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},
