@@ -1,21 +1,29 @@
-//! A tiny HTTP server that ends without losing a request.
+//! A tiny HTTP server that ends, or is replaced by another process, without losing a request.
 //!
 //! ```text
-//! cargo run --release --example graceful -- 127.0.0.1:3000
+//! cargo run --release --example graceful -- 127.0.0.1:3000 --control /tmp/graceful.sock
 //! curl -v http://127.0.0.1:3000/
+//! cargo run --release --example graceful -- --take-over /tmp/graceful.sock    # elsewhere
 //! ```
 //!
 //! Every request is answered by the number of the process. On Ctrl-C or SIGTERM the server *drains*:
 //! it does not listen any more; the requests that have come, in part or whole, are answered, with
 //! `Connection: close`; so is one that is on its way on a connection that is idle, for a second. Then
 //! the connections close. What is stuck after five seconds is cut off.
+//!
+//! With `--control PATH` it can be replaced while it serves, by a new version for example. The successor
+//! is given the listening socket itself, over the Unix socket at PATH, so that at no time nobody
+//! listens, and no connection that waits to be accepted is lost. When it says that it accepts, the
+//! predecessor drains, and the successor listens at PATH for one of its own.
 
 mod common;
 
+use std::env;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use usockets::{Deadlines, Loop, LoopRef, Socket, SocketContext, UsError};
+use usockets::{Deadlines, ListenSocket, Loop, LoopRef, Socket, SocketContext, UsError};
 
 /// The longest head of a request, in bytes.
 const HEAD_MAX: usize = 8 * 1024;
@@ -46,21 +54,143 @@ type Server = SocketContext<false, Totals, Connection>;
 type Client = Socket<false, Connection>;
 
 fn main() -> ExitCode {
-    common::run("127.0.0.1:3000", serve)
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["--take-over", path] => run(|event_loop, server| take_over(event_loop, server, path)),
+        [address, "--control", path] => run(|event_loop, server| {
+            let mut listener = Some(listen(server, address)?);
+            await_successor(event_loop, server, &mut listener, path)
+        }),
+        [] | [_] => run(|_event_loop, server| {
+            // Open until the server drains.
+            listen(server, arguments.first().unwrap_or(&"127.0.0.1:3000")).map(ListenSocket::detach)
+        }),
+        _ => {
+            eprintln!("graceful [ADDRESS] | ADDRESS --control PATH | --take-over PATH");
+            return ExitCode::FAILURE;
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("graceful: {error}");
+        ExitCode::FAILURE
+    })
 }
 
-fn serve(address: &str) -> Result<(), UsError> {
-    let event_loop = Loop::<()>::new()?;
+/// The life of the server, which gets its listener by `begin`. The state of the loop is the exit code.
+fn run(begin: impl FnOnce(&LoopRef, &Server) -> Result<(), UsError>) -> Result<ExitCode, UsError> {
+    let event_loop = Loop::from_state(ExitCode::SUCCESS)?;
     let server = server(&event_loop)?;
-    let listener = server.listen(address)?;
-    println!("process {} is listening on {}", std::process::id(), listener.local_addr()?);
+    begin(&event_loop, &server)?;
     let _signals = common::drain_on_signals(&event_loop)?;
     event_loop.run()?;
 
     server.with_state(|totals| {
         println!("served {} requests of {} connections", totals.requests, totals.connections);
-    })
+    })?;
+    event_loop.with_state(|code| *code)
 }
+
+/// Ends the program as failed.
+fn give_up(event_loop: &LoopRef, message: &str) {
+    eprintln!("graceful: {message}");
+    event_loop.with_state(|code| *code = ExitCode::FAILURE).expect("nobody else uses it now");
+    event_loop.stop();
+}
+
+fn listen(server: &Server, address: &str) -> Result<ListenSocket, UsError> {
+    let listener = server.listen(address)?;
+    announce(&listener)?;
+    Ok(listener)
+}
+
+fn announce(listener: &ListenSocket) -> Result<(), UsError> {
+    println!("process {} is listening on {}", std::process::id(), listener.local_addr()?);
+    Ok(())
+}
+
+// -- Handing over -----------------------------------------------------------------------------
+
+/// What the successor says when it accepts.
+const READY: &[u8] = b"r";
+
+/// Gives the listener to whoever connects to the Unix socket at `path`, which only this user can.
+fn await_successor(
+    event_loop: &LoopRef,
+    server: &Server,
+    listener: &mut Option<ListenSocket>,
+    path: &str,
+) -> Result<(), UsError> {
+    let server = server.clone();
+    let control = SocketContext::<false, Option<ListenSocket>>::builder()
+        .on_open(|listener, successor, (), _info| {
+            let fd = listener.as_ref().ok_or(UsError::Closed).and_then(ListenSocket::try_clone_fd);
+            let sent = fd.and_then(|fd| {
+                successor.send_with_descriptors(b"listener", &[fd.as_fd()], false)
+            });
+            if let Err(error) = sent {
+                eprintln!("the listener cannot be handed over: {error}");
+                successor.close();
+            }
+        })
+        // Not before: should the successor fail, this server goes on.
+        .on_data(move |_listener, successor, (), data| {
+            if data == READY && !server.is_draining() {
+                println!("process {} is relieved", std::process::id());
+                common::drain(&successor.event_loop(), common::DRAIN_TIME);
+            }
+        })
+        .on_drain_requested(|_listener, successor, ()| successor.close())
+        .build(event_loop, None)?;
+    control.listen_unix(path)?.detach();
+    control.with_state(|state| *state = listener.take())
+}
+
+/// Gets the listener from the server that has its control socket at `path`.
+fn take_over(event_loop: &LoopRef, server: &Server, path: &str) -> Result<(), UsError> {
+    let (accepting, server, own_path) = (server.clone(), server.clone(), path.to_owned());
+    let inheritance = SocketContext::<false, Option<ListenSocket>>::builder()
+        .on_descriptors(move |listener, predecessor, (), mut received| {
+            let Some(fd) = received.fds.pop() else { return };
+            match accepting.listen_fd(fd) {
+                Ok(taken) => {
+                    announce(&taken).expect("it is open");
+                    *listener = Some(taken);
+                    predecessor.send(READY).expect("there is room for a byte");
+                }
+                Err(error) => eprintln!("this is no listener: {error}"),
+            }
+        })
+        // Whatever it was that came.
+        .on_data(|listener, predecessor, (), _data| {
+            if listener.is_none() {
+                predecessor.close();
+            }
+        })
+        .on_drain_requested(|_listener, predecessor, ()| predecessor.close())
+        // The predecessor drains, so its control socket is closed.
+        .on_close(move |listener, predecessor, (), _reason| {
+            let event_loop = predecessor.event_loop();
+            if listener.is_none() {
+                return give_up(&event_loop, "nothing was handed over");
+            }
+            if let Err(error) = await_successor(&event_loop, &server, listener, &own_path) {
+                eprintln!("nobody can take over: {own_path}: {error}");
+            }
+            // It stays open in any case.
+            if let Some(listener) = listener.take() {
+                listener.detach();
+            }
+        })
+        .on_connect_error(|_listener, socket, (), error| {
+            give_up(&socket.event_loop(), &error.to_string());
+        })
+        .build(event_loop, None)?;
+    inheritance.connect_unix(path)?;
+    Ok(())
+}
+
+// -- Serving ----------------------------------------------------------------------------------
 
 fn server(event_loop: &LoopRef) -> Result<Server, UsError> {
     Server::builder()

@@ -204,6 +204,39 @@ check_graceful() {
     wait_server 20
     says '1 connections did not finish in time'
     says '^served [0-9]+ requests of [0-9]+ connections$'
+    check_hand_over
+}
+
+# One process after the other takes over, as long as wrk asks.
+check_hand_over() {
+    local control=$work/control hand_overs=0
+    refuses 'No such file' "$binaries/graceful" --take-over "$control"
+    listening_server "$binaries/graceful" 127.0.0.1:0 --control "$control"
+    refuses 'in use' "$binaries/graceful" 127.0.0.1:0 --control "$control"
+    timeout 60 wrk -t 2 -c 50 -d 5 "http://$address/" >"$work/wrk" &
+    local wrk_pid=$!
+    while kill -0 $wrk_pid 2>/dev/null; do
+        hand_over "$control"
+        hand_overs=$((hand_overs + 1))
+    done
+    wait $wrk_pid || fail "wrk"
+    ! grep -E 'Socket errors|Non-2xx' "$work/wrk" || fail "requests were lost"
+    expect "200 OK: process $server_pid"$'\n' curl -s "http://$address/"
+    stop_server TERM
+    [[ ! -e $control ]] || fail "the control socket's file is still there"
+    printf '    %s hand-overs during %s\n' $hand_overs "$(grep -E 'requests in' "$work/wrk" | xargs)"
+}
+
+hand_over() {
+    local pid=$server_pid output=$server_output
+    start_server "$binaries/graceful" --take-over "$1"
+    wait_until 20 server_says 'is listening on' || fail "nothing was handed over"
+    local status=0
+    wait "$pid" || status=$?
+    ((status == 0)) || fail "the predecessor's exit code is $status"
+    grep -q 'is relieved' "$output" || fail "the predecessor does not know its successor"
+    ! grep -q 'in time' "$output" || fail "connections were cut off"
+    wait_until 20 test -S "$1" || fail "the successor does not wait for its own"
 }
 
 check_foreign_loop() {

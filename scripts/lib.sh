@@ -9,9 +9,7 @@ server_output=
 servers=0
 
 cleanup() {
-    if [[ -n $server_pid ]]; then
-        kill -KILL "$server_pid" 2>/dev/null || true
-    fi
+    jobs -p | xargs -r kill -KILL 2>/dev/null || true
     rm -rf "$work"
 }
 trap cleanup EXIT

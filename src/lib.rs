@@ -109,8 +109,8 @@ pub use address::{ConnectTarget, Target};
 pub use attempt::{AttemptOutcome, ConnectAttempt};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};
 pub use deadline::{DeadlineKind, Deadlines};
-pub use drain::DrainReport;
 pub use descriptors::{PeerCredentials, ReceivedDescriptors};
+pub use drain::DrainReport;
 pub use error::UsError;
 pub use event_loop::{
     Backend, DeferError, KeepAlive, Loop, LoopBuilder, LoopHandle, LoopRef, Metrics, SignalWatch,

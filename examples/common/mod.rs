@@ -105,7 +105,20 @@ pub(crate) fn run<E: Display>(
 }
 
 /// How long connections may take to come to their end when the program is asked to.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Lets the connections come to their end, and then ends `run`.
+pub(crate) fn drain(event_loop: &LoopRef, time: Duration) {
+    let drained = event_loop.drain(time, |report| {
+        if report.forced > 0 {
+            println!("{} connections did not finish in time", report.forced);
+        }
+    });
+    if let Err(error) = drained {
+        eprintln!("{error}");
+        event_loop.stop();
+    }
+}
 
 /// Lets Ctrl-C and SIGTERM drain the loop and so end `run`, as long as the result is kept. The same
 /// signal once more ends what is left at once.
@@ -113,15 +126,7 @@ pub(crate) fn drain_on_signals(event_loop: &LoopRef) -> Result<[SignalWatch; 2],
     let watch = |signal| {
         let mut time = DRAIN_TIME;
         event_loop.on_signal(signal, move |event_loop, _signal| {
-            let drained = event_loop.drain(time, |report| {
-                if report.forced > 0 {
-                    println!("{} connections did not finish in time", report.forced);
-                }
-            });
-            if let Err(error) = drained {
-                eprintln!("{error}");
-                event_loop.stop();
-            }
+            drain(event_loop, time);
             time = Duration::ZERO;
         })
     };
