@@ -167,7 +167,7 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
             let open = !socket.is_closed();
             let sent = socket.send(b"some bytes");
             world.expect(open || sent.is_err(), "a closed socket takes bytes");
-            let _sent = socket.send_vectored(&[std::io::IoSlice::new(b"more")]);
+            let _sent = socket.send_vectored(&[io::IoSlice::new(b"more")]);
             let _sent = socket.send_bytes(Bytes::from_static(b"and more"));
             socket.flush();
         }

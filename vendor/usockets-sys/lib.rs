@@ -1221,6 +1221,7 @@ unsafe extern "C" {
     ) -> c_int;
     /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_send_file(s: *mut us_socket_t, fd: c_int, offset: u64, length: u64) -> c_int;
+    /// See "Output" in `usockets_ext.h`.
     pub fn usx_socket_send_descriptors(
         s: *mut us_socket_t,
         data: *const c_void,
