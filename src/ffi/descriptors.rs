@@ -19,7 +19,9 @@ pub(crate) unsafe fn take_descriptors(descriptors: &usx_descriptors) -> Received
     let count = usize::try_from(descriptors.count).unwrap_or(0);
     let fds = (0..count).map(|i| {
         // SAFETY: the array has so many numbers.
-        let fd = unsafe { *descriptors.fds.add(i) };
+        let place = unsafe { descriptors.fds.add(i) };
+        // SAFETY: as above.
+        let fd = unsafe { *place };
         // SAFETY: each is an open descriptor that is the handler's, and is taken once.
         unsafe { OwnedFd::from_raw_fd(fd) }
     });

@@ -165,8 +165,10 @@ unsafe extern "C" fn on_descriptors<const SSL: bool, T: 'static, S: 'static>(
 ) {
     // SAFETY: C calls, and this function was registered for a context of these types.
     let scene = unsafe { Scene::<SSL, T, S>::new(raw) };
-    // SAFETY: they are valid during this call, and the handler's from here on.
-    let received = unsafe { ffi::take_descriptors(&*descriptors) };
+    // SAFETY: C calls with a structure that is valid during this call.
+    let descriptors = unsafe { &*descriptors };
+    // SAFETY: the descriptors are the handler's from here on, and this is taken once.
+    let received = unsafe { ffi::take_descriptors(descriptors) };
     // Dropped where no callback may run, and closed by that.
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_descriptors) = &mut callbacks.on_descriptors {
