@@ -191,7 +191,8 @@ pub(crate) fn unix(path: &Path) -> Result<Address, UsError> {
     Address::unix(path).map_err(|_| UsError::UnixPathTooLong { length })
 }
 
-fn is_abstract(path: &Path) -> bool {
+/// Whether it is no path, but an abstract name.
+pub(crate) fn is_abstract(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().first() == Some(&0)
 }
 

@@ -1,9 +1,12 @@
 #![forbid(unsafe_code)]
 //! What comes through a Unix socket besides bytes.
 
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::error::UsError;
+use crate::ffi;
+use crate::listen::not_unix;
 use crate::socket::Socket;
 
 /// What came with bytes of a Unix socket: see
@@ -33,6 +36,16 @@ pub struct PeerCredentials {
     pub uid: u32,
     /// Its effective group; as for `uid`.
     pub gid: u32,
+}
+
+impl PeerCredentials {
+    /// Asks a socket.
+    pub(crate) fn of(fd: BorrowedFd<'_>) -> Result<Self, UsError> {
+        ffi::peer_credentials(fd).map_err(|error| match error.kind() {
+            io::ErrorKind::Unsupported => not_unix(),
+            _ => UsError::io("peer_credentials", error),
+        })
+    }
 }
 
 /// Most descriptors of one message: `SCM_MAX_FD` of Linux.

@@ -26,6 +26,7 @@ use crate::ffi;
 /// let error = context.listen(listener.local_addr()?).expect_err("two listeners on one port");
 /// assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
 /// assert!(matches!(error, UsError::Io { operation: "listen", .. }));
+/// assert!(error.to_string().contains(&listener.local_addr()?.to_string()));
 /// # Ok::<(), UsError>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +34,13 @@ use crate::ffi;
 pub enum UsError {
     // -- The system ---------------------------------------------------------------------------
     /// The operating system refused.
-    #[error("{operation} failed: {source}")]
+    #[error("{operation}{} failed: {source}", on(address.as_deref()))]
     #[non_exhaustive]
     Io {
         /// What was tried, in one word: `"listen"`, `"connect"`, ...
         operation: &'static str,
+        /// The address, path or descriptor that it was tried on, where one is known.
+        address: Option<String>,
         /// The system's answer, with its [`io::ErrorKind`].
         source: io::Error,
     },
@@ -207,7 +210,15 @@ impl UsError {
 
     /// An error of the system.
     pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
-        Self::Io { operation, source }
+        Self::Io { operation, address: None, source }
+    }
+
+    /// An error of the system, with what it was about.
+    pub(crate) fn about(mut self, subject: impl Into<String>) -> Self {
+        if let Self::Io { address, .. } = &mut self {
+            *address = Some(subject.into());
+        }
+        self
     }
 
     /// An errno.
@@ -253,6 +264,11 @@ impl UsError {
     }
 }
 
+/// The words between what was tried and how it failed.
+fn on(address: Option<&str>) -> String {
+    address.map(|address| format!(" on {address}")).unwrap_or_default()
+}
+
 /// The attempts in one line.
 fn list(attempts: &[ConnectAttempt]) -> String {
     let attempts: Vec<_> = attempts.iter().map(ToString::to_string).collect();
@@ -279,6 +295,16 @@ mod tests {
         let error = UsError::os("connect", libc::ECONNREFUSED);
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(io::Error::from(error).raw_os_error(), Some(libc::ECONNREFUSED));
+    }
+
+    #[test]
+    fn an_address_that_is_known_is_named() {
+        let error = UsError::os("listen", libc::EADDRINUSE);
+        assert!(error.to_string().starts_with("listen failed: "), "{error}");
+        let error = error.about("127.0.0.1:80");
+        assert!(error.to_string().starts_with("listen on 127.0.0.1:80 failed: "), "{error}");
+        // Other errors stay what they are.
+        assert!(matches!(UsError::LoopClosed.about("127.0.0.1:80"), UsError::LoopClosed));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::descriptors::PeerCredentials;
+use crate::error::UsError;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
 
@@ -149,6 +151,15 @@ impl<'a> Incoming<'a> {
     /// The peer's address; `None` for Unix sockets.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// The process that connects, for a Unix socket. Beneath: `usx_descriptor_peer_credentials`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`](UsError::InvalidAddress) for an IP socket.
+    pub fn peer_credentials(&self) -> Result<PeerCredentials, UsError> {
+        PeerCredentials::of(self.borrowed)
     }
 
     /// Lets the connection proceed to [`on_open`](crate::ContextBuilder::on_open).

@@ -95,6 +95,7 @@ mod context;
 mod drain;
 mod event_loop;
 mod listen;
+mod listen_options;
 mod output;
 mod poll;
 mod pool;
@@ -117,7 +118,8 @@ pub use event_loop::{
 };
 pub use ids::{ContextId, LoopId, SocketId};
 pub use incoming::{Incoming, OpenInfo, Origin};
-pub use listen::{ListenOptions, ListenSocket};
+pub use listen::ListenSocket;
+pub use listen_options::{ListenOptions, Overload, Refusal, UnixListenOptions};
 pub use poll::{Interest, Poll, PollRef, Ready};
 pub use pool::{JobError, JobPanic, JobResult, PoolBuilder, RunError, WorkerPool};
 #[cfg(feature = "proxy-protocol")]

@@ -8,9 +8,7 @@ use std::rc::Rc;
 
 use crate::error::UsError;
 use crate::event_loop::LoopRef;
-use crate::ffi::{ListenSettings, RawListener};
-#[cfg(feature = "proxy-protocol")]
-use crate::proxy::ProxyProtocol;
+use crate::ffi::RawListener;
 use crate::shell::{Frame, Shell};
 
 /// Accepts connections into a context, until it is dropped.
@@ -105,7 +103,7 @@ impl ListenSocket {
         Self { shell, id, detached: false }
     }
 
-    fn listener(&self) -> Result<RawListener<'_>, UsError> {
+    pub(crate) fn listener(&self) -> Result<RawListener<'_>, UsError> {
         let listener = self.shell.engine()?.find_listener(self.id).ok_or(UsError::Closed)?;
         if listener.is_closed() { Err(UsError::Closed) } else { Ok(listener) }
     }
@@ -181,6 +179,56 @@ impl ListenSocket {
         self.listener().is_err()
     }
 
+    /// Stops accepting. Connections wait in the system, up to the
+    /// [backlog](crate::ListenOptions::backlog), and the listener keeps the loop running. May be called
+    /// from inside any callback: from now on none is accepted. Nothing happens if it is closed or
+    /// paused already. Beneath: `usx_listen_socket_pause`.
+    ///
+    /// ```
+    /// use std::net::TcpStream;
+    /// use std::time::Duration;
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// let event_loop = Loop::<()>::new()?;
+    /// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
+    /// let listener = context.listen("127.0.0.1:0")?;
+    /// listener.pause();
+    /// let _client = TcpStream::connect(listener.local_addr()?)?;
+    /// event_loop.turn(Some(Duration::ZERO))?;
+    /// assert_eq!(event_loop.metrics().accepted, 0);
+    ///
+    /// listener.resume();
+    /// event_loop.turn(None)?;
+    /// assert_eq!(event_loop.metrics().accepted, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn pause(&self) {
+        if let Ok(listener) = self.listener() {
+            listener.pause();
+        }
+    }
+
+    /// Goes on after [`pause`](Self::pause). Beneath: `usx_listen_socket_resume`.
+    pub fn resume(&self) {
+        if let Ok(listener) = self.listener() {
+            listener.resume();
+        }
+    }
+
+    /// Whether it is paused; false once it is closed. A listener that waits for one of its
+    /// [connections](crate::Overload::StopAccepting) to end, or for descriptors or memory, is not
+    /// paused. Beneath: `usx_listen_socket_is_paused`.
+    pub fn is_paused(&self) -> bool {
+        self.listener().is_ok_and(RawListener::is_paused)
+    }
+
+    /// How many sockets it has, as [`max_connections`](crate::ListenOptions::max_connections) counts
+    /// them. `None` for a listener without a limit, which does not count, and once it is closed.
+    /// Beneath: `usx_listen_socket_connections`.
+    pub fn connections(&self) -> Option<u32> {
+        self.listener().ok()?.connections()
+    }
+
     /// Stops accepting and closes the descriptor. The same as dropping it. Beneath:
     /// `us_listen_socket_close`.
     pub fn close(self) {}
@@ -214,85 +262,6 @@ impl fmt::Debug for ListenSocket {
             .field("address", &address.and_then(|address| address.as_inet()))
             .field("closed", &self.is_closed())
             .finish_non_exhaustive()
-    }
-}
-
-/// Options of a listener.
-///
-/// ```
-/// use usockets::{ListenOptions, Loop, SocketContext};
-///
-/// let event_loop = Loop::<()>::new()?;
-/// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
-/// // Two listeners that share a port, as workers of one server do.
-/// let options = ListenOptions::new().reuse_port(true).backlog(1024);
-/// let first = context.listen_with("127.0.0.1:0", &options)?;
-/// let second = context.listen_with(first.local_addr()?, &options)?;
-/// assert_eq!(first.local_addr()?, second.local_addr()?);
-/// # Ok::<(), usockets::UsError>(())
-/// ```
-#[derive(Debug, Clone, Default)]
-#[must_use = "options do nothing by themselves"]
-pub struct ListenOptions {
-    backlog: Option<u32>,
-    reuse_port: bool,
-    ipv6_only: bool,
-    #[cfg(feature = "proxy-protocol")]
-    proxy_protocol: Option<ProxyProtocol>,
-}
-
-impl ListenOptions {
-    /// The defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// How many connections the system keeps that are not accepted yet. Default: 4096; the system
-    /// has a limit of its own.
-    pub fn backlog(mut self, connections: u32) -> Self {
-        self.backlog = Some(connections);
-        self
-    }
-
-    /// Lets other sockets of the same user listen on the port too, among whom the system spreads
-    /// the connections. Default: off. Connections that wait when such a listener closes are lost.
-    pub fn reuse_port(mut self, on: bool) -> Self {
-        self.reuse_port = on;
-        self
-    }
-
-    /// Keeps a listener on an IPv6 address from taking IPv4 connections as well. Default: off.
-    pub fn ipv6_only(mut self, on: bool) -> Self {
-        self.ipv6_only = on;
-        self
-    }
-
-    /// Has every connection begin with a header of the PROXY protocol, which is read before `on_open` and
-    /// shown there, see [`ProxyProtocol`]. Default: off; such a header is then data as any other. Beneath:
-    /// `usx_listen_socket_set_prelude`.
-    #[cfg(feature = "proxy-protocol")]
-    pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
-        self.proxy_protocol = Some(protocol);
-        self
-    }
-
-    /// Makes a listener do what the engine has no setting for; it is closed if that fails.
-    pub(crate) fn finish(&self, listener: ListenSocket) -> Result<ListenSocket, UsError> {
-        #[cfg(feature = "proxy-protocol")]
-        if let Some(protocol) = &self.proxy_protocol {
-            crate::trampoline::set_proxy_protocol(listener.listener()?, protocol.clone())?;
-        }
-        Ok(listener)
-    }
-
-    /// The same for the engine.
-    pub(crate) fn settings(&self) -> Result<ListenSettings, UsError> {
-        let backlog = match self.backlog {
-            None => 0,
-            Some(0) => return Err(UsError::invalid("backlog", "it is 0")),
-            Some(backlog) => i32::try_from(backlog).unwrap_or(i32::MAX),
-        };
-        Ok(ListenSettings { backlog, reuse_port: self.reuse_port, ipv6_only: self.ipv6_only })
     }
 }
 

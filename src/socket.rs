@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::context::SocketContext;
+use crate::descriptors::PeerCredentials;
 use crate::error::UsError;
 use crate::event_loop::{LoopRef, nanoseconds};
 use crate::ext::{self, ContextView};
@@ -288,6 +289,30 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     pub fn peer_unix_addr(&self) -> Result<std::os::unix::net::SocketAddr, UsError> {
         let address = self.live()?.peer_address();
         address.map_err(|source| UsError::io("peer_addr", source))?.as_unix().ok_or_else(not_unix)
+    }
+
+    /// The process at the other end, if this is a Unix socket: the one that connected, listened or
+    /// made the pair, with the ids that it had then. It may have passed the socket on since. Beneath:
+    /// `usx_descriptor_peer_credentials` (`SO_PEERCRED`, unix(7)).
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// let event_loop = Loop::<()>::new()?;
+    /// let context = SocketContext::<false>::builder().build(&event_loop, ())?;
+    /// let (ours, _theirs) = UnixStream::pair().expect("a pair");
+    /// let credentials = context.accept_fd(ours)?.peer_credentials()?;
+    /// assert_eq!(credentials.pid.unsigned_abs(), std::process::id());
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAddress`](UsError::InvalidAddress) for an IP socket; otherwise as for
+    /// [`with_fd`](Self::with_fd).
+    pub fn peer_credentials(&self) -> Result<PeerCredentials, UsError> {
+        PeerCredentials::of(self.descriptor()?)
     }
 
     /// Calls `f` with the descriptor, which stays open meanwhile whatever `f` does.

@@ -9,15 +9,18 @@ mod util;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
-use std::io::{ErrorKind, Write};
-use std::net::TcpListener;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::ptr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use usockets::{CloseReason, Interest, Loop, LoopRef, Poll, Socket, SocketContext, Timer, UsError};
+use usockets::{
+    CloseReason, Interest, ListenOptions, Loop, LoopRef, Overload, Poll, Refusal, Socket,
+    SocketContext, Timer, UnixListenOptions, UsError,
+};
 use usockets_sys::{usx_fault_calls, usx_fault_fired, usx_fault_plan, usx_fault_set};
 use util::{
     Descriptors, Drops, Event, Nobody, Record, Token, alone_for, localhost_listener, own_address,
@@ -673,6 +676,61 @@ fn timers_polls_signals_and_jobs() {
         assert_eq!(count.get(), 4);
         Ok(())
     });
+}
+
+// -- Listening --------------------------------------------------------------------------------
+
+/// Three clients of a listener that takes one at a time are served one after the other. Whatever fails,
+/// none is left waiting.
+fn listen_with_options(case: &Case) -> Result<(), UsError> {
+    let event_loop = test_loop()?;
+    let (drops, report) = (case.drops.clone(), case.reporter());
+    let context = SocketContext::<false, (), Token>::builder_with(move || drops.token())
+        .on_open(|(), socket, _, _| {
+            socket.send(b"hi").unwrap_or_else(|_| socket.reset());
+            socket.close();
+        })
+        .on_close(move |(), _, _, reason| {
+            if *reason != CloseReason::Local {
+                report(reason.to_string());
+            }
+        })
+        .build(&event_loop, ())?;
+    let options = ListenOptions::new()
+        .keepalive(Duration::from_secs(60))
+        .max_connections(1, Overload::StopAccepting)
+        .max_connections_per_address(5, Refusal::Reset);
+    let listener = context.listen_with(own_address(), &options)?;
+    let address = listener.local_addr()?;
+    let mut peers: Vec<_> =
+        (0..3).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+    peers.iter().for_each(|peer| peer.set_nonblocking(true).expect("a socket"));
+    listener.pause();
+    listener.resume();
+    let mut input = vec![0; 3];
+    let mut has_ended = vec![false; 3];
+    case.turn_until(&event_loop, || {
+        for (i, peer) in peers.iter_mut().enumerate() {
+            match peer.read(&mut [0; 8]) {
+                Ok(count) if count > 0 => input[i] += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => has_ended[i] = true,
+            }
+        }
+        !has_ended.contains(&false) && listener.connections() == Some(0)
+    });
+    assert!(has_struck() || input == [2; 3], "{input:?}");
+    let path = std::env::temp_dir().join(format!("usockets-faults-{}", std::process::id()));
+    let options = UnixListenOptions::new().mode(0o777).max_connections(1, Overload::StopAccepting);
+    let result = context.listen_unix_with(&path, &options).map(drop);
+    let _file_may_stay = std::fs::remove_file(&path);
+    result
+}
+
+#[test]
+fn listening() {
+    let _guard = alone_for(SWEEP_MAX);
+    sweep("listen with options", listen_with_options);
 }
 
 // -- Several addresses ------------------------------------------------------------------------

@@ -29,6 +29,9 @@ pub struct Metrics {
     pub accepted: u64,
     /// Times a connection could not be taken, for lack of descriptors or memory.
     pub accept_failures: u64,
+    /// Connections that were accepted and closed because of a [limit](crate::ListenOptions) of their
+    /// listener.
+    pub refused_connections: u64,
     /// Accepted connections that did not begin with the PROXY protocol header that their listener asks for.
     pub prelude_failures: u64,
     /// Connect attempts begun.
@@ -78,6 +81,7 @@ impl Metrics {
             wakeups: raw.wakeups,
             accepted: raw.accepted,
             accept_failures: raw.accept_failures,
+            refused_connections: raw.refused_connections,
             prelude_failures: raw.prelude_failures,
             connects: raw.connects,
             receives: raw.receives,

@@ -1,6 +1,7 @@
 //! Socket addresses, as the system has them.
 
 use std::ffi::c_int;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net as unix;
@@ -86,6 +87,23 @@ impl Address {
         // Without a path it is unnamed.
         let path = address.as_pathname().unwrap_or_else(|| Path::new(""));
         unix::SocketAddr::from_pathname(path).ok()
+    }
+}
+
+/// As a person would write it: an abstract name begins with `@`.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.as_inet() {
+            return address.fmt(f);
+        }
+        if let Some(path) = self.0.as_pathname() {
+            return path.display().fmt(f);
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(name) = self.0.as_abstract_namespace() {
+            return write!(f, "@{}", name.escape_ascii());
+        }
+        f.write_str("an address of another kind")
     }
 }
 

@@ -19,15 +19,6 @@ super::live! {
     RawListener, us_listen_socket_t
 }
 
-/// The options of a listener.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct ListenSettings {
-    /// 0 for the default.
-    pub(crate) backlog: c_int,
-    pub(crate) reuse_port: bool,
-    pub(crate) ipv6_only: bool,
-}
-
 /// What connections to a listener begin with.
 #[cfg(feature = "proxy-protocol")]
 pub(crate) type Prelude = sys::usx_prelude;
@@ -193,21 +184,16 @@ impl<'a> RawContext<'a> {
     pub(crate) fn listen(
         self,
         address: &Address,
-        settings: ListenSettings,
+        settings: &sys::usx_listen_options,
         ext_size: c_uint,
     ) -> Result<RawListener<'a>, c_int> {
-        let options = sys::usx_listen_options {
-            backlog: settings.backlog,
-            reuse_port: c_int::from(settings.reuse_port),
-            ipv6_only: c_int::from(settings.ipv6_only),
-        };
         // SAFETY: the context is alive (see `live`); the other pointers are valid for the call.
         let made = unsafe {
             sys::usx_context_listen(
                 self.as_ptr(),
                 address.as_ptr(),
                 address.len(),
-                &raw const options,
+                settings,
                 ext_size,
             )
         };
@@ -218,11 +204,13 @@ impl<'a> RawContext<'a> {
     pub(crate) fn listen_descriptor(
         self,
         fd: OwnedFd,
+        settings: &sys::usx_listen_options,
         ext_size: c_uint,
     ) -> Result<RawListener<'a>, c_int> {
         let raw = std::os::fd::AsRawFd::as_raw_fd(&fd);
-        // SAFETY: the context is alive (see `live`).
-        let made = unsafe { sys::usx_context_listen_descriptor(self.as_ptr(), raw, ext_size) };
+        // SAFETY: the context is alive (see `live`); the options are copied.
+        let made =
+            unsafe { sys::usx_context_listen_descriptor(self.as_ptr(), raw, settings, ext_size) };
         let listener = self.listener(made)?;
         // Only now has it become the engine's.
         let _raw = fd.into_raw_fd();
@@ -272,6 +260,29 @@ impl<'a> RawListener<'a> {
     pub(crate) fn close(self) {
         // SAFETY: the listener is alive (see `live`).
         unsafe { sys::us_listen_socket_close(0, self.as_ptr()) };
+    }
+
+    /// Stops accepting; harmless on a closed one, as the next three are.
+    pub(crate) fn pause(self) {
+        // SAFETY: the listener is alive (see `live`).
+        unsafe { sys::usx_listen_socket_pause(self.as_ptr()) };
+    }
+
+    pub(crate) fn resume(self) {
+        // SAFETY: the listener is alive (see `live`).
+        unsafe { sys::usx_listen_socket_resume(self.as_ptr()) };
+    }
+
+    pub(crate) fn is_paused(self) -> bool {
+        // SAFETY: the listener is alive (see `live`).
+        unsafe { sys::usx_listen_socket_is_paused(self.as_ptr()) != 0 }
+    }
+
+    /// Its sockets, if it counts them.
+    pub(crate) fn connections(self) -> Option<u32> {
+        // SAFETY: the listener is alive (see `live`).
+        let connections = unsafe { sys::usx_listen_socket_connections(self.as_ptr()) };
+        u32::try_from(connections).ok()
     }
 
     /// Has connections begin with a prelude.

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use usockets_sys as sys;
 use usockets_sys::{usx_descriptors, usx_peer_credentials};
@@ -32,6 +32,16 @@ pub(crate) unsafe fn take_descriptors(descriptors: &usx_descriptors) -> Received
         is_truncated: descriptors.truncated != 0,
         credentials: credentials.map(from_raw),
     }
+}
+
+/// Who is at the other end of a Unix socket; [`Unsupported`](io::ErrorKind::Unsupported) for others.
+pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
+    let mut credentials = usx_peer_credentials::default();
+    // SAFETY: there is room for the answer.
+    let code =
+        unsafe { sys::usx_descriptor_peer_credentials(fd.as_raw_fd(), &raw mut credentials) };
+    check(code)?;
+    Ok(from_raw(&credentials))
 }
 
 fn from_raw(raw: &usx_peer_credentials) -> PeerCredentials {

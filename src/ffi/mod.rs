@@ -22,8 +22,8 @@ pub(crate) use address::Address;
 pub(crate) use connect::{ConnectSettings, RawAttempt};
 #[cfg(feature = "proxy-protocol")]
 pub(crate) use context::Prelude;
-pub(crate) use context::{ListenSettings, RawContext, RawListener};
-pub(crate) use descriptors::take_descriptors;
+pub(crate) use context::{RawContext, RawListener};
+pub(crate) use descriptors::{peer_credentials, take_descriptors};
 pub(crate) use event_loop::RawLoop;
 pub(crate) use gather::Gather;
 #[cfg(target_os = "linux")]

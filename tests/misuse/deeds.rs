@@ -31,6 +31,7 @@ list! {
         DrainLoop,
         DropListener,
         DetachListener,
+        PauseListener,
         Listen,
         Connect,
         ConnectRefused,
@@ -94,7 +95,9 @@ pub(crate) fn perform(world: &Rc<World>, deed: Deed, here: &mut Here<'_>) {
         | Deed::CloseAllContexts
         | Deed::BuildContext => with_contexts(world, deed),
         Deed::DrainContext | Deed::DrainContextAtOnce | Deed::DrainLoop => drain(world, deed),
-        Deed::DropListener | Deed::DetachListener | Deed::Listen => with_listeners(world, deed),
+        Deed::DropListener | Deed::DetachListener | Deed::PauseListener | Deed::Listen => {
+            with_listeners(world, deed);
+        }
         Deed::Connect
         | Deed::ConnectRefused
         | Deed::ConnectSeveral
@@ -216,6 +219,14 @@ fn with_listeners(world: &World, deed: Deed) {
             if let Some(listener) = world.listener.take().and_then(Rc::into_inner) {
                 listener.detach();
             }
+        }
+        Deed::PauseListener => {
+            let Some(listener) = world.listener.get() else { return };
+            listener.pause();
+            world.expect(listener.is_paused() != listener.is_closed(), "a listener pauses");
+            world.expect(listener.connections().is_none(), "it has no limit");
+            listener.resume();
+            world.expect(!listener.is_paused(), "a listener resumes");
         }
         _ => drop(world.listener.take()),
     }

@@ -843,6 +843,13 @@ pub struct usx_adoption {
 // ----------------------------------------------------------------------------------------
 
 /// See "Listening" in `usockets_ext.h`.
+pub const USX_OVERLOAD_STOP: c_int = 0;
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_OVERLOAD_CLOSE: c_int = 1;
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_OVERLOAD_RESET: c_int = 2;
+
+/// See "Listening" in `usockets_ext.h`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct usx_listen_options {
@@ -852,10 +859,52 @@ pub struct usx_listen_options {
     pub reuse_port: c_int,
     /// 0: dual-stack; non-zero: `IPV6_V6ONLY`.
     pub ipv6_only: c_int,
+    /// Seconds that a connection without data is kept back, `TCP_DEFER_ACCEPT`.
+    pub defer_accept: c_int,
+    /// Requests that may be pending, `TCP_FASTOPEN`; 0: none.
+    pub fast_open: c_int,
+    /// Of accepted sockets; 0: `TCP_NODELAY`; non-zero: small segments are collected.
+    pub delay: c_int,
+    /// Seconds without traffic before the first probe; 0: no `SO_KEEPALIVE`.
+    pub keepalive_idle: c_int,
+    /// Seconds between probes; 0: the kernel's.
+    pub keepalive_interval: c_int,
+    /// Probes without an answer that end the connection; 0: the kernel's.
+    pub keepalive_count: c_int,
+    /// Bytes for `SO_RCVBUF` of accepted sockets; 0: the kernel's.
+    pub receive_buffer: c_int,
+    /// Bytes for `SO_SNDBUF` of accepted sockets; 0: the kernel's.
+    pub send_buffer: c_int,
+    /// Connections per turn, 1 to `USX_ACCEPT_BUDGET_MAX`; 0: the maximum.
+    pub accept_budget: c_int,
+    /// Sockets of the listener that are not released; 0: no limit.
+    pub max_connections: c_uint,
+    /// What becomes of more: one of `USX_OVERLOAD_*`.
+    pub overload: c_int,
+    /// The same for the sockets of one peer.
+    pub max_connections_per_address: c_uint,
+    /// `USX_OVERLOAD_CLOSE` (also 0) or `USX_OVERLOAD_RESET`.
+    pub overload_per_address: c_int,
+    /// `USX_UNIX_*`: which of the following are meant.
+    pub unix_set: c_uint,
+    /// Permission bits, whatever the umask; default: 0700 less the umask.
+    pub unix_mode: c_uint,
+    /// User id.
+    pub unix_owner: c_uint,
+    /// Group id.
+    pub unix_group: c_uint,
 }
 
 /// See "Listening" in `usockets_ext.h`.
 pub const USX_DEFAULT_BACKLOG: c_int = 4096;
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_ACCEPT_BUDGET_MAX: c_int = 1024;
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_UNIX_MODE: c_uint = 1;
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_UNIX_OWNER: c_uint = 2;
+/// See "Listening" in `usockets_ext.h`.
+pub const USX_UNIX_GROUP: c_uint = 4;
 
 unsafe extern "C" {
     /// See "Listening" in `usockets_ext.h`.
@@ -870,8 +919,17 @@ unsafe extern "C" {
     pub fn usx_context_listen_descriptor(
         context: *mut us_socket_context_t,
         fd: LIBUS_SOCKET_DESCRIPTOR,
+        options: *const usx_listen_options,
         socket_ext_size: c_uint,
     ) -> *mut us_listen_socket_t;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_listen_socket_pause(ls: *mut us_listen_socket_t);
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_listen_socket_resume(ls: *mut us_listen_socket_t);
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_listen_socket_is_paused(ls: *mut us_listen_socket_t) -> c_int;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_listen_socket_connections(ls: *mut us_listen_socket_t) -> c_longlong;
     /// See "Listening" in `usockets_ext.h`.
     pub fn usx_listen_socket_address(
         ls: *mut us_listen_socket_t,
@@ -891,6 +949,11 @@ unsafe extern "C" {
         fd: LIBUS_SOCKET_DESCRIPTOR,
         socket_ext_size: c_uint,
     ) -> *mut us_socket_t;
+    /// See "Listening" in `usockets_ext.h`.
+    pub fn usx_descriptor_peer_credentials(
+        fd: LIBUS_SOCKET_DESCRIPTOR,
+        credentials: *mut usx_peer_credentials,
+    ) -> c_int;
 }
 
 // ----------------------------------------------------------------------------------------
@@ -1439,6 +1502,8 @@ pub struct usx_loop_statistics {
     pub accepted: u64,
     /// Out of descriptors or memory.
     pub accept_failures: u64,
+    /// Accepted and closed, for a limit of their listener.
+    pub refused_connections: u64,
     /// Accepted connections that did not begin with their prelude.
     pub prelude_failures: u64,
     /// Connect attempts begun.

@@ -239,27 +239,75 @@ struct usx_adoption {
  * Listening
  * --------------------------------------------------------------------------------------------- */
 
+/* What happens to connections beyond a limit. */
+#define USX_OVERLOAD_STOP 0  /* they wait in the backlog, the listener leaves the poller meanwhile */
+#define USX_OVERLOAD_CLOSE 1 /* they are accepted and closed */
+#define USX_OVERLOAD_RESET 2 /* they are accepted and reset, which leaves no TIME_WAIT here */
+
+/* All zero is the default. Values out of range: EINVAL; what the kernel refuses: its errno. What is
+ * said of accepted sockets is set on the listening one, from which they inherit it. */
 struct usx_listen_options {
     int backlog;    /* 0: USX_DEFAULT_BACKLOG; the kernel caps it at net.core.somaxconn */
     int reuse_port; /* non-zero: SO_REUSEPORT. SO_REUSEADDR is always set on TCP sockets */
     int ipv6_only;  /* 0: dual-stack; non-zero: IPV6_V6ONLY */
+    int defer_accept; /* seconds that a connection without data is kept back, TCP_DEFER_ACCEPT */
+    int fast_open;    /* requests that may be pending, TCP_FASTOPEN; 0: none */
+    int delay;        /* of accepted sockets; 0: TCP_NODELAY; non-zero: small segments are collected */
+    /* Of accepted sockets: seconds without traffic before the first probe (0: no SO_KEEPALIVE), then
+     * between probes, and probes without an answer that end the connection (0: the kernel's). */
+    int keepalive_idle;
+    int keepalive_interval;
+    int keepalive_count;
+    /* Of accepted sockets: bytes for SO_RCVBUF and SO_SNDBUF; 0: the kernel's, which adapt. */
+    int receive_buffer;
+    int send_buffer;
+    int accept_budget; /* connections per turn, 1 to USX_ACCEPT_BUDGET_MAX; 0: the maximum */
+    /* Sockets of the listener that are not released or linger, 0: no limit; what becomes of more. */
+    unsigned int max_connections;
+    int overload; /* one of USX_OVERLOAD_* */
+    /* The same for the sockets of one peer, not for Unix sockets. A peer is an IPv4 address, also one
+     * mapped to IPv6; the first 64 bits of an IPv6 address, or all of a link-local one. */
+    unsigned int max_connections_per_address;
+    int overload_per_address; /* USX_OVERLOAD_CLOSE (also 0) or _RESET: others can't wait for it */
+    /* Of a Unix socket file, in force before anybody can connect; not for abstract names. */
+    unsigned int unix_set;   /* USX_UNIX_*: which of the following are meant */
+    unsigned int unix_mode;  /* permission bits, whatever the umask; default: 0700 less the umask */
+    unsigned int unix_owner; /* user id */
+    unsigned int unix_group;
 };
 #define USX_DEFAULT_BACKLOG 4096
+#define USX_ACCEPT_BUDGET_MAX 1024
+#define USX_UNIX_MODE 1u
+#define USX_UNIX_OWNER 2u
+#define USX_UNIX_GROUP 4u
 
 /* Listens on one socket address (AF_INET, AF_INET6, AF_UNIX with a path or, on Linux, an abstract name).
  * A Unix socket file that nobody listens on is replaced, any other file is EADDRINUSE; the own file is
- * removed at close if it is still the own one. NULL: see usx_loop_last_error(). */
+ * removed at close if it is still the own one. `options` may be NULL. NULL: see usx_loop_last_error(). */
 struct us_listen_socket_t *usx_context_listen(struct us_socket_context_t *context,
                                               const struct sockaddr *address,
                                               socklen_t address_length,
                                               const struct usx_listen_options *options,
                                               unsigned int socket_ext_size);
 
-/* Listens on a descriptor that is bound and listening already, and takes ownership of it. On failure the
- * descriptor stays the caller's. */
+/* Listens on a descriptor that is bound and listening already, and takes ownership of it. Of the
+ * options (NULL: none) those for binding must not be set: reuse_port, ipv6_only, the Unix socket file's
+ * (EINVAL). A backlog of 0 leaves it as it is. On failure the descriptor stays the caller's; EPROTOTYPE
+ * and ENOTSOCK: it is no stream socket. */
 struct us_listen_socket_t *usx_context_listen_descriptor(struct us_socket_context_t *context,
                                                          LIBUS_SOCKET_DESCRIPTOR fd,
+                                                         const struct usx_listen_options *options,
                                                          unsigned int socket_ext_size);
+
+/* Stops and restarts accepting; connections wait in the backlog meanwhile. A paused listener keeps the
+ * loop alive. Both are harmless in every state. */
+void usx_listen_socket_pause(struct us_listen_socket_t *ls);
+void usx_listen_socket_resume(struct us_listen_socket_t *ls);
+int usx_listen_socket_is_paused(struct us_listen_socket_t *ls);
+
+/* The sockets of a listener that are not released yet or linger, wherever adoption has moved them. -1:
+ * they are not counted, because the listener has no limit. */
+long long usx_listen_socket_connections(struct us_listen_socket_t *ls);
 
 /* The bound address. 0 or a negative errno (-ENOTCONN on a closed listener). */
 int usx_listen_socket_address(struct us_listen_socket_t *ls, struct sockaddr_storage *address,
@@ -279,6 +327,11 @@ const struct sockaddr *usx_loop_accepted_address(struct us_loop_t *loop, socklen
 struct us_socket_t *usx_adopt_accepted_later(struct us_socket_context_t *context,
                                              LIBUS_SOCKET_DESCRIPTOR fd,
                                              unsigned int socket_ext_size);
+
+/* The process at the other end of a Unix socket when it called connect(2), listen(2) or socketpair(2):
+ * SO_PEERCRED, unix(7). 0 or a negative errno; -EOPNOTSUPP for other sockets and systems. */
+int usx_descriptor_peer_credentials(LIBUS_SOCKET_DESCRIPTOR fd,
+                                    struct usx_peer_credentials *credentials);
 
 /* ------------------------------------------------------------------------------------------------
  * Preludes: what connections to a listener begin with, before their own protocol
@@ -700,6 +753,7 @@ struct usx_loop_statistics {
     uint64_t wakeups;         /* times the wake-up descriptor was read */
     uint64_t accepted;        /* connections taken from a listener */
     uint64_t accept_failures; /* out of descriptors or memory */
+    uint64_t refused_connections; /* accepted and closed, for a limit of their listener */
     uint64_t prelude_failures; /* accepted connections that did not begin with their prelude */
     uint64_t connects;        /* connect attempts begun */
     uint64_t receives;        /* receive calls that gave bytes */

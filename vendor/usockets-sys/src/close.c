@@ -4,7 +4,7 @@
  * reason (S_CLOSING). *Finish*: the descriptor is given back, the socket leaves its context, the handler is called
  * (S_CLOSED). *Release*: the memory is freed, at the end of an iteration. In a deferring context a close by the
  * program only begins, and finishes as a pending effect; everything else begins and finishes in one go. */
-#include "internal.h"
+#include "listener.h"
 #include "sys.h"
 
 #include <errno.h>

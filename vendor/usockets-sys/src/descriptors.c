@@ -2,7 +2,7 @@
  *
  * The kernel hands them out with the first byte of the message that they were sent with, and gives no byte of a later
  * message by the same call. So they are told just before the chunk that ends with bytes of that message. */
-#include "internal.h"
+#include "listener.h"
 #include "sys.h"
 
 #include <errno.h>

@@ -3,7 +3,7 @@
  * Layers, each using only those below:
  *   loop.c       iteration, liveness, creation, teardown
  *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
- *   context.c socket.c listen.c connect.c race.c adopt.c close.c poll.c    the objects of the C API
+ *   context.c socket.c listen.c accept.c peers.c connect.c race.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
  *   output.c send.c file.c splice.c pipe.c linger.c    what sockets send
  *   descriptors.c                           what comes and goes besides bytes
@@ -30,7 +30,7 @@
  * --------------------------------------------------------------------------------------------- */
 
 #define BUDGET_EVENTS 1024        /* events fetched by one wait */
-#define BUDGET_ACCEPTS 1024       /* connections taken per readable listener and turn */
+#define BUDGET_ACCEPTS USX_ACCEPT_BUDGET_MAX /* connections taken per readable listener and turn */
 #define BUDGET_RECEIVES 8         /* receives per ready socket and turn */
 #define BUDGET_READY 4096         /* entries of the ready queue per turn */
 #define BUDGET_EFFECTS 4096       /* pending effects per turn */
@@ -189,7 +189,13 @@ struct output_item {
     max_align_t copy[]; /* where a copy begins */
 };
 
-/* What is rare hangs behind this: name look-up and connect attempts, kept input, output, adoption. */
+/* Whom a limit per address takes for one peer, see peers.c. */
+struct peer_key {
+    uint64_t high, low;
+};
+
+/* What is rare hangs behind this: name look-up and connect attempts, kept input, output, adoption, a place
+ * among the connections of a listener with a limit. */
 struct socket_cold {
     int failure;                     /* errno of a call that failed, told when the socket closes */
     int failure_kind;                /* USX_REASON_* for it; 0: as the errno says */
@@ -215,6 +221,8 @@ struct socket_cold {
     uint64_t piped;                /* bytes that went by pipe_to */
     uint8_t pipe_flags;            /* USX_PIPE_* and PIPE_COPIES */
     uint8_t pipe_result;           /* while S_PIPE_OVER: USX_PIPE_END_* */
+    uint64_t listener_id;        /* of a listener that counts its sockets, until release; 0: none */
+    struct peer_key peer;        /* as whose it is counted there */
 };
 
 /* A stream socket. What dispatch touches lies in its first 64 bytes; the ext follows. Links are slots.
@@ -242,20 +250,6 @@ struct us_socket_t {
     uint32_t wheel_prev, wheel_next; /* wheel.c */
 };
 _Static_assert(sizeof(struct us_socket_t) == 64, "the hot part of a socket is one cache line");
-
-struct us_listen_socket_t {
-    struct us_poll_t p;
-    uint32_t socket_ext_size;
-    struct us_socket_context_t *context;
-    uint32_t prev, next; /* in context->listeners; `next` alone in loop->closed_listeners */
-    uint8_t closed;
-    uint8_t backing_off; /* not watched: waits in loop->backing_off for the retry */
-    uint8_t is_unix;
-    struct prelude *prelude; /* what connections begin with; NULL: nothing */
-    /* The socket file, to be removed at close if it is still this one; path NULL: none. */
-    char *unix_path;
-    uint64_t unix_device, unix_inode;
-};
 
 /* ------------------------------------------------------------------------------------------------
  * Contexts
@@ -412,7 +406,6 @@ struct us_loop_t {
     uint32_t ready_count, effect_count;
     uint32_t closed;           /* CLOSED sockets waiting for release */
     uint32_t closed_listeners;
-    uint32_t backing_off_count;
     uint64_t accept_retry_at; /* ns; 0: none */
     struct usx_job_hooks jobs;
     void (*wakeup_cb)(struct us_loop_t *);
@@ -635,6 +628,7 @@ void us_internal_names_free(struct us_loop_t *loop); /* nobody waits any more */
 int us_internal_net_stream(int family);
 /* Makes a foreign descriptor non-blocking and close-on-exec. 0 or a negative errno. */
 int us_internal_net_prepare(int fd);
+int us_internal_net_check_stream(int fd); /* 0 if it is a stream socket, or a negative errno */
 /* Binds to a local address. 0 or a negative errno. */
 int us_internal_net_bind(int fd, const struct sockaddr *address, socklen_t length);
 /* Has a socket use one network device only. 0 or a negative errno. */
@@ -708,7 +702,7 @@ enum read_end {
 void us_internal_received(struct us_socket_t *s, size_t length);
 
 /* ------------------------------------------------------------------------------------------------
- * socket.c, close.c, adopt.c, context.c, listen.c, connect.c, timeout.c
+ * socket.c, close.c, adopt.c, context.c, listen.c, accept.c, peers.c, connect.c, timeout.c
  * --------------------------------------------------------------------------------------------- */
 
 /* A zeroed socket with a slot, linked into its context and counted; fd may be -1. NULL: out of memory. */
@@ -760,11 +754,14 @@ void us_internal_context_discard_all(struct us_socket_context_t *context);
 
 void us_internal_accept_ready(struct us_loop_t *loop, struct us_listen_socket_t *ls);
 void us_internal_accept_retry(struct us_loop_t *loop);
+/* A socket that a listener counts is no more. */
+void us_internal_listener_leave(struct us_loop_t *loop, const struct socket_cold *cold);
 void us_internal_listener_free(struct us_loop_t *loop, struct us_listen_socket_t *ls);
 
 /* What a connection begins with, prelude.c. `attach` makes an accepted socket, of which the loop has the address,
  * wait for it: 0 or -ENOMEM. `begin` lets the program look at the peer, once the descriptor is watched; `ready` follows
  * when there is something to read. Either may open or close the socket. All of it is gone once on_open was called. */
+struct prelude;
 void us_internal_prelude_unreference(struct prelude *prelude);
 int us_internal_prelude_attach(struct us_socket_t *s, struct prelude *prelude);
 void us_internal_prelude_begin(struct us_loop_t *loop, struct us_socket_t *s);

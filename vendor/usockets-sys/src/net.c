@@ -25,6 +25,13 @@ int us_internal_net_prepare(int fd) {
     return result < 0 ? result : add_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC);
 }
 
+int us_internal_net_check_stream(int fd) {
+    int type = 0;
+    socklen_t length = sizeof type;
+    int result = sys_getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length);
+    return result < 0 || type == SOCK_STREAM ? result : -EPROTOTYPE;
+}
+
 /* Several attempts of one connection may come from the same port, and a new one from that of an
  * old one which the system still remembers. */
 int us_internal_net_bind(int fd, const struct sockaddr *address, socklen_t length) {
@@ -124,3 +131,27 @@ socklen_t us_internal_net_unix(const char *path, struct sockaddr_un *address) {
     memcpy(address->sun_path, path, length + 1);
     return (socklen_t) (offsetof(struct sockaddr_un, sun_path) + length + 1);
 }
+
+#ifdef SO_PEERCRED
+int usx_descriptor_peer_credentials(LIBUS_SOCKET_DESCRIPTOR fd,
+                                    struct usx_peer_credentials *credentials) {
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    int result = sys_getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length);
+    if (result < 0) {
+        return result;
+    }
+    if (peer.uid == (uid_t) -1) {
+        return -EOPNOTSUPP; /* what the kernel says of sockets that are no Unix sockets */
+    }
+    *credentials = (struct usx_peer_credentials){peer.pid, peer.uid, peer.gid};
+    return 0;
+}
+#else
+int usx_descriptor_peer_credentials(LIBUS_SOCKET_DESCRIPTOR fd,
+                                    struct usx_peer_credentials *credentials) {
+    (void) fd;
+    (void) credentials;
+    return -EOPNOTSUPP;
+}
+#endif

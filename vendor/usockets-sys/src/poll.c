@@ -1,5 +1,5 @@
 /* Interest of any poll, and the polls that programs make for descriptors of their own. */
-#include "internal.h"
+#include "listener.h"
 #include "sys.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* Preludes: what a connection begins with before its own protocol, such as the header of a proxy. A socket that
  * waits for one is S_OPENING and has a prelude_wait in its cold part; whoever asked for it says how long it is.
  * Then on_open follows, and what came behind the prelude is kept input, delivered before anything else. */
-#include "internal.h"
+#include "listener.h"
 #include "sys.h"
 
 #include <errno.h>

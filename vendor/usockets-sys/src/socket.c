@@ -1,5 +1,5 @@
 /* Stream sockets: making them, writing, half-closing, pausing, asking. Closing is in close.c. */
-#include "internal.h"
+#include "listener.h"
 #include "sys.h"
 
 #include <errno.h>
@@ -49,8 +49,8 @@ void us_internal_socket_destroy(struct us_socket_t *s) {
     us_internal_timeouts_disarm(s);
     us_internal_context_unlink_socket(s->context, s);
     us_internal_drain_uncount(s->context);
-    us_internal_context_unreference(s->context);
     us_internal_socket_cold_free(s);
+    us_internal_context_unreference(s->context);
     us_internal_slot_release(loop, s->p.slot);
     us_internal_block_free(loop, s, s->p.size_class);
     loop->live--;
@@ -71,6 +71,7 @@ void us_internal_socket_cold_free(struct us_socket_t *s) {
             us_internal_output_discard(s);
         }
         us_internal_prelude_forget(s);
+        us_internal_listener_leave(s->context->loop, s->cold);
         sys_free(s->cold->kept_input);
         sys_free(s->cold);
         s->cold = NULL;

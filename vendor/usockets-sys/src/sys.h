@@ -302,6 +302,12 @@ static inline void sys_clock_gettime(clockid_t clock, struct timespec *time) {
     (void) clock_gettime(clock, time);
 }
 
+/* At most 256 bytes that nobody can guess. */
+static inline int sys_getentropy(void *bytes, size_t length) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(getentropy(bytes, length));
+}
+
 /* ------------------------------------------------------------------------------------------------
  * Files: those of Unix sockets, and those that are sent
  * --------------------------------------------------------------------------------------------- */
@@ -329,6 +335,16 @@ static inline int sys_chmod(const char *path, mode_t mode) {
 static inline int sys_fchmod(int fd, mode_t mode) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(fchmod(fd, mode));
+}
+
+/* Both change the file itself, where it is a symbolic link too. */
+static inline int sys_lchmod(const char *path, mode_t mode) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(fchmodat(AT_FDCWD, path, mode, AT_SYMLINK_NOFOLLOW));
+}
+static inline int sys_lchown(const char *path, uid_t owner, gid_t group) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(lchown(path, owner, group));
 }
 
 /* ------------------------------------------------------------------------------------------------

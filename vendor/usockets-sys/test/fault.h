@@ -31,6 +31,7 @@ void scenario_connect_race(void);
 void scenario_close(void);
 void scenario_close_deferring(void);
 void scenario_listen(void);
+void scenario_listen_options(void);
 void scenario_adopt(void);
 void scenario_adopt_later(void);
 void scenario_prelude(void);

@@ -3,6 +3,8 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <arpa/inet.h>
@@ -308,6 +310,111 @@ void scenario_listen(void) {
         if (at_path != NULL && i == 1) {
             us_listen_socket_close(ssl, at_path);
         }
+    }
+    finish(loop);
+    ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);
+}
+
+static struct us_listen_socket_t *listen_with(struct side *side,
+                                              const struct usx_listen_options *options) {
+    struct sockaddr_in address = {.sin_family = AF_INET};
+    ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address.sin_addr), 1);
+    struct us_listen_socket_t *ls =
+        usx_context_listen(side->context, (struct sockaddr *) &address, (socklen_t) sizeof address,
+                           options, SIDE_EXT);
+    ASSERT(ls != NULL || !fault_must_succeed());
+    int port = ls == NULL ? 0 : us_socket_local_port(ssl, (struct us_socket_t *) ls);
+    ASSERT(port > 0 || !fault_must_succeed());
+    side->port = port > 0 ? port : 0;
+    return port > 0 ? ls : NULL;
+}
+
+/* Three clients of one address: two are served, one is refused; whatever fails, none is left hanging. */
+static void clients_beyond_their_limit(struct side *side) {
+    struct usx_listen_options options = {
+        .accept_budget = 1,
+        .max_connections = 10,
+        .max_connections_per_address = 2,
+        .overload_per_address = USX_OVERLOAD_RESET,
+        .keepalive_idle = 100,
+        .receive_buffer = 20000,
+    };
+    struct us_listen_socket_t *ls = listen_with(side, &options);
+    int fds[3];
+    for (int i = 0; ls != NULL && i < 3; i++) {
+        fds[i] = raw_connect(side->port);
+        RUN_UNTIL(side->loop, raw_is_readable(fds[i]));
+    }
+    if (ls != NULL && fault_must_succeed()) {
+        char bytes[2];
+        raw_read(side->loop, fds[1], bytes, 2);
+        ASSERT_EQ(raw_read_end(side->loop, fds[2], NULL), ECONNRESET);
+        ASSERT_EQ(usx_listen_socket_connections(ls), 2);
+    }
+}
+
+/* Clients of a listener that stops at one: the next one comes when the socket before it is gone, and whatever fails,
+ * all come. */
+static void clients_one_after_another(struct side *side) {
+    struct usx_listen_options options = {.max_connections = 1};
+    struct us_listen_socket_t *ls = listen_with(side, &options);
+    int fds[3];
+    for (int i = 0; ls != NULL && i < 3; i++) {
+        fds[i] = raw_connect(side->port);
+    }
+    for (int i = 0; ls != NULL && i < 3; i++) {
+        RUN_UNTIL(side->loop, raw_is_readable(fds[i]));
+        ASSERT_LE(usx_listen_socket_connections(ls), 1);
+        usx_listen_socket_pause(ls);
+        usx_listen_socket_resume(ls);
+        raw_reset(fds[i]);
+    }
+}
+
+static struct us_socket_t *close_at_the_end(struct side *side, struct us_socket_t *s) {
+    (void) side;
+    usx_socket_close(s, 0);
+    return s;
+}
+
+void scenario_listen_options(void) {
+    struct side side = {.deferring = 1, .open = greet, .writable = greet, .end = close_at_the_end};
+    struct us_loop_t *loop = fault_begin(&side, NULL, 0);
+    if (loop == NULL) {
+        return;
+    }
+    clients_beyond_their_limit(&side);
+    clients_one_after_another(&side);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    strcpy(address.sun_path, temporary_path());
+    struct usx_listen_options options = {
+        .unix_set = USX_UNIX_MODE | USX_UNIX_OWNER,
+        .unix_mode = 0777,
+        .unix_owner = geteuid(),
+    };
+    for (int i = 0; i < 2; i++) {
+        struct us_listen_socket_t *ls =
+            usx_context_listen(side.context, (struct sockaddr *) &address,
+                               (socklen_t) sizeof address, &options, SIDE_EXT);
+        /* The second one finds somebody there. */
+        ASSERT((ls != NULL) == (i == 0) || !fault_must_succeed());
+        struct stat file;
+        if (ls != NULL && fault_must_succeed()) {
+            ASSERT_SYS(lstat(address.sun_path, &file));
+            ASSERT_EQ(file.st_mode & 0777, 0777);
+        }
+    }
+    int fds[2];
+    raw_pair(AF_UNIX, fds);
+    struct usx_peer_credentials credentials;
+    int result = usx_descriptor_peer_credentials(fds[0], &credentials);
+    ASSERT(result == 0 || !fault_must_succeed());
+    int fd = raw_listen(&side.port, 8);
+    struct us_listen_socket_t *taken =
+        usx_context_listen_descriptor(side.context, fd, NULL, SIDE_EXT);
+    ASSERT(taken != NULL || !fault_must_succeed());
+    if (taken != NULL) {
+        (void) raw_give(fd);
     }
     finish(loop);
     ASSERT_EQ(side.count[CLOSE], side.count[OPEN]);

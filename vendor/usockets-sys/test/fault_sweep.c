@@ -42,6 +42,7 @@ const struct scenario scenarios[] = {
     {"close", scenario_close},
     {"close-deferring", scenario_close_deferring},
     {"listen", scenario_listen},
+    {"listen-options", scenario_listen_options},
     {"adopt", scenario_adopt},
     {"adopt-later", scenario_adopt_later},
     {"prelude", scenario_prelude},

@@ -251,6 +251,7 @@ struct us_socket_t *connect_forever(struct side *side);
  * --------------------------------------------------------------------------------------------- */
 
 int raw_connect(int port);
+int raw_connect_from(const char *ip, int port);
 int raw_connect_unix(const char *path);
 /* False if the peer of an accepted descriptor is of another process: some machines try every new
  * port. */

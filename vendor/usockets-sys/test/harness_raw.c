@@ -78,7 +78,16 @@ int raw_is_ours(int fd) {
 }
 
 int raw_connect(int port) {
+    return raw_connect_from(NULL, port);
+}
+
+int raw_connect_from(const char *ip, int port) {
     int fd = (int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0));
+    if (ip != NULL) {
+        struct sockaddr_in source = {.sin_family = AF_INET};
+        ASSERT_EQ(inet_pton(AF_INET, ip, &source.sin_addr), 1);
+        ASSERT_SYS(bind(fd, (struct sockaddr *) &source, (socklen_t) sizeof source));
+    }
     struct sockaddr_in address = loopback(port);
     ASSERT_SYS(connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
     struct sockaddr_storage local;

@@ -296,7 +296,7 @@ void test_nodelay_on_sockets_of_a_listener_that_was_taken_over(void) {
     side_init_deferring(&server, loop);
     int port;
     int fd = raw_listen(&port, 8);
-    ASSERT_NOT_NULL(usx_context_listen_descriptor(server.context, raw_give(fd), SIDE_EXT));
+    ASSERT_NOT_NULL(usx_context_listen_descriptor(server.context, raw_give(fd), NULL, SIDE_EXT));
     (void) raw_connect(port);
     RUN_UNTIL(loop, server.count[OPEN] == 1);
     int value = 0;

@@ -150,7 +150,7 @@ void test_draining_context_does_not_listen_but_connects_and_takes_over(void) {
     ASSERT_EQ(usx_loop_last_error(loop), ECANCELED);
     int port;
     int fd = raw_listen(&port, 1);
-    ASSERT_NULL(usx_context_listen_descriptor(server.context, fd, SIDE_EXT));
+    ASSERT_NULL(usx_context_listen_descriptor(server.context, fd, NULL, SIDE_EXT));
     ASSERT_EQ(usx_loop_last_error(loop), ECANCELED);
     clear_trace();
     (void) hand_over(&server);

@@ -89,7 +89,7 @@ void test_listening_descriptor_is_taken_over(void) {
     int port;
     int fd = raw_listen(&port, 8);
     struct us_listen_socket_t *listener =
-        usx_context_listen_descriptor(side.context, fd, SIDE_EXT);
+        usx_context_listen_descriptor(side.context, fd, NULL, SIDE_EXT);
     ASSERT_NOT_NULL(listener);
     (void) raw_give(fd);
     ASSERT_EQ(port_of(listener), port);
@@ -99,7 +99,7 @@ void test_listening_descriptor_is_taken_over(void) {
     raw_write(client, "x", 1);
     char byte;
     raw_read(loop, client, &byte, 1);
-    ASSERT_NULL(usx_context_listen_descriptor(side.context, 999, SIDE_EXT));
+    ASSERT_NULL(usx_context_listen_descriptor(side.context, 999, NULL, SIDE_EXT));
     ASSERT_EQ(usx_loop_last_error(loop), EBADF);
     finish(loop);
 }
