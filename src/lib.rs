@@ -91,6 +91,7 @@ mod remote;
 mod shell;
 mod trampoline;
 
+mod activation;
 mod context;
 mod drain;
 mod event_loop;
@@ -106,6 +107,7 @@ mod tcp_info;
 mod timer;
 mod transfer;
 
+pub use activation::{InheritedListener, inherited_listeners};
 pub use address::{ConnectTarget, Target};
 pub use attempt::{AttemptOutcome, ConnectAttempt};
 pub use context::{ConnectOptions, ContextBuilder, SocketContext};

@@ -89,7 +89,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     }
 
     /// Listens on a socket that is bound and listening already: a [`std::net::TcpListener`], a
-    /// [`std::os::unix::net::UnixListener`], or one that another process has passed on. Beneath:
+    /// [`std::os::unix::net::UnixListener`], one that [the process was started
+    /// with](crate::inherited_listeners), or one that another process has passed on. Beneath:
     /// `usx_context_listen_descriptor`.
     ///
     /// The file of a Unix socket stays when such a listener closes: whoever made it may go on.

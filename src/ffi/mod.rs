@@ -11,6 +11,7 @@ mod context;
 mod descriptors;
 mod event_loop;
 mod gather;
+mod inherited;
 #[cfg(target_os = "linux")]
 mod options;
 mod poll;
@@ -26,6 +27,7 @@ pub(crate) use context::{RawContext, RawListener};
 pub(crate) use descriptors::{peer_credentials, take_descriptors};
 pub(crate) use event_loop::RawLoop;
 pub(crate) use gather::Gather;
+pub(crate) use inherited::take_inherited_listeners;
 #[cfg(target_os = "linux")]
 pub(crate) use options::{TCP_INFO_MAX, tcp_info};
 pub(crate) use poll::RawPoll;

@@ -9,12 +9,16 @@ pub fn child_role() -> Option<String> {
     env::var(ROLE).ok()
 }
 
-/// Starts this very program anew, to run only the test `name` in the part `role`. Its standard
-/// input and output are piped.
+/// What starts this very program anew, to run only the test `name` in the part `role`.
+pub fn child_command(name: &str, role: &str) -> Command {
+    let mut command = Command::new(env::current_exe().expect("a program has a path"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    command
+}
+
+/// Does so. Its standard input and output are piped.
 pub fn run_child(name: &str, role: &str) -> Child {
-    Command::new(env::current_exe().expect("a program has a path"))
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(ROLE, role)
+    child_command(name, role)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

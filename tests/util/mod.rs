@@ -369,7 +369,7 @@ mod limits;
 mod record;
 
 pub use bytes::{Random, assert_same, pattern};
-pub use child::{child_role, run_child};
+pub use child::{child_command, child_role, run_child};
 pub(crate) use limits::raise_descriptor_limit;
 pub(crate) use net::{Nobody, localhost_listener, own_address};
 pub use record::{Event, Record, accept_one, listen, recorded};
