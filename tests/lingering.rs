@@ -13,7 +13,8 @@ use socket2::SockRef;
 use usockets::{CloseReason, Deadlines, Loop, Socket, SocketContext, UsError};
 use util::{
     Descriptors, Event, Peer, Random, Record, accept_one, alone, alone_for, assert_same, drain,
-    guard, new_loop, pattern, pump, recorded, settle, tcp_pair, test_clock_loop, unix_pair,
+    guard, new_loop, own_address, pattern, pump, recorded, settle, tcp_pair, test_clock_loop,
+    unix_pair,
 };
 
 /// A context with the default deadlines, of which sockets linger.
@@ -200,7 +201,7 @@ fn the_end_of_the_peer_does_not_cut_the_answer() -> Result<(), UsError> {
     let context = SocketContext::<false>::builder()
         .on_data(|(), socket, (), data| socket.send(data).expect("there is room"))
         .build(&event_loop, ())?;
-    let listener = context.listen("127.0.0.1:0")?;
+    let listener = context.listen(own_address())?;
     let mut peer = Peer::connect(listener.local_addr()?);
     let data = pattern(8 << 20);
     let mut sent = 0;

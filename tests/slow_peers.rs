@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use usockets::{CloseReason, DeadlineKind, Deadlines, Loop, SocketContext, UsError};
-use util::{alone_for, drain, pump, raise_descriptor_limit, settle, test_clock_loop};
+use util::{alone_for, drain, own_address, pump, raise_descriptor_limit, settle, test_clock_loop};
 
 const PEERS: usize = 1000;
 
@@ -53,7 +53,7 @@ fn private_memory() -> usize {
 }
 
 fn connect(event_loop: &Loop, context: &SocketContext<false, (), usize>) -> Vec<TcpStream> {
-    let listener = context.listen("127.0.0.1:0").expect("a listener");
+    let listener = context.listen(own_address()).expect("a listener");
     let address = listener.local_addr().expect("it is bound");
     let peers = (0..PEERS).map(|_| {
         let peer = TcpStream::connect(address).expect("it listens");
@@ -185,7 +185,7 @@ fn connections_without_end_do_not_keep_others_waiting() -> Result<(), UsError> {
     let context = SocketContext::<false, (), usize>::builder()
         .on_data(|(), socket, _, data| socket.send(data).expect("there is room"))
         .build(&event_loop, ())?;
-    let listener = context.listen("127.0.0.1:0")?;
+    let listener = context.listen(own_address())?;
     let address = listener.local_addr()?;
     let mut peer = util::Peer::connect(address);
     let mut crowd = Vec::new();

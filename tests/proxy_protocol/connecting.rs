@@ -8,7 +8,9 @@ use usockets::{
     SocketContext, UsError,
 };
 
-use crate::util::{Nobody, Peer, Record, drain, guard, listen, new_loop, pump, recorded};
+use crate::util::{
+    Nobody, Peer, Record, drain, guard, listen, new_loop, own_address, pump, recorded,
+};
 use crate::{V1_TCP4, client, service};
 
 /// The first bytes of a connection are the header, whatever is written in `on_open`, and in one piece.
@@ -46,7 +48,7 @@ fn a_header_passes_through_a_proxy_and_its_listener() -> Result<(), UsError> {
         .on_open(move |(), _, (), info| infos.borrow_mut().push(info.clone()))
         .build(&event_loop, ())?;
     let options = ListenOptions::new().proxy_protocol(ProxyProtocol::from_everybody());
-    let behind = server.listen_with("127.0.0.1:0", &options)?;
+    let behind = server.listen_with(own_address(), &options)?;
     let target = behind.local_addr()?;
 
     let outgoing = SocketContext::<false>::builder().build(&event_loop, ())?;

@@ -14,7 +14,7 @@ use usockets::{
 
 use crate::util::{
     Drops, Event, Log, Peer, Record, Token, assert_nothing_live, drain, guard, listen, new_loop,
-    panic_of, pump, raise_descriptor_limit, settle, test_clock_loop,
+    own_address, panic_of, pump, raise_descriptor_limit, settle, test_clock_loop,
 };
 use crate::{INET, V1_TCP4, V1_TCP6, client, service, v2, valid_headers};
 
@@ -39,7 +39,7 @@ struct Server {
 
 impl Server {
     fn new(event_loop: &Loop, protocol: ProxyProtocol) -> Self {
-        Self::at(event_loop, protocol, "127.0.0.1:0".parse().expect("an address"))
+        Self::at(event_loop, protocol, own_address())
     }
 
     fn at(event_loop: &Loop, protocol: ProxyProtocol, address: SocketAddr) -> Self {
@@ -233,7 +233,7 @@ fn pausing_in_open_holds_back_what_came_with_the_header() {
         .build(&event_loop, ())
         .expect("a context");
     let options = ListenOptions::new().proxy_protocol(anybody());
-    let listener = context.listen_with("127.0.0.1:0", &options).expect("a listener");
+    let listener = context.listen_with(own_address(), &options).expect("a listener");
     let mut peer = Peer::connect(listener.local_addr().expect("it is bound"));
     peer.write(&event_loop, &[V1_TCP4, b"early"].concat());
     pump(&event_loop, || record.opened() == 1);
@@ -256,7 +256,7 @@ fn a_panic_in_open_loses_nothing_that_came_with_the_header() {
         .build(&event_loop, ())
         .expect("a context");
     let options = ListenOptions::new().proxy_protocol(anybody());
-    let listener = context.listen_with("127.0.0.1:0", &options).expect("a listener");
+    let listener = context.listen_with(own_address(), &options).expect("a listener");
     let mut stream =
         TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
     stream.write_all(&[V1_TCP4, b"data"].concat()).expect("it is connected");
@@ -275,7 +275,7 @@ fn adoption_in_open_takes_along_what_came_with_the_header() {
         .build(&event_loop, ())
         .expect("a context");
     let options = ListenOptions::new().proxy_protocol(anybody());
-    let listener = context.listen_with("127.0.0.1:0", &options).expect("a listener");
+    let listener = context.listen_with(own_address(), &options).expect("a listener");
     let mut peer = Peer::connect(listener.local_addr().expect("it is bound"));
     peer.write(&event_loop, &[V1_TCP4, b"data"].concat());
     pump(&event_loop, || record.data_length() == 4);
@@ -489,19 +489,19 @@ fn limits_beyond_their_range_are_refused() {
     let context = SocketContext::<false>::builder().build(&event_loop, ()).expect("a context");
     for bytes in [0, 106, 65_552, usize::MAX] {
         let options = ListenOptions::new().proxy_protocol(anybody().max_len(bytes));
-        let error = context.listen_with("127.0.0.1:0", &options).expect_err("out of range");
+        let error = context.listen_with(own_address(), &options).expect_err("out of range");
         assert!(matches!(error, UsError::InvalidOption { option: "max_len", .. }), "{error}");
     }
     for time in [Duration::ZERO, Duration::from_secs(50 * 86_400 + 1), Duration::MAX] {
         let options = ListenOptions::new().proxy_protocol(anybody().deadline(time));
-        let error = context.listen_with("127.0.0.1:0", &options).expect_err("out of range");
+        let error = context.listen_with(own_address(), &options).expect_err("out of range");
         assert!(matches!(error, UsError::InvalidOption { option: "deadline", .. }), "{error}");
     }
     drain(&event_loop);
     assert_eq!(event_loop.metrics().live_listeners, 0);
     for bytes in [107, 65_551] {
         let options = ListenOptions::new().proxy_protocol(anybody().max_len(bytes));
-        let _listener = context.listen_with("127.0.0.1:0", &options).expect("a listener");
+        let _listener = context.listen_with(own_address(), &options).expect("a listener");
     }
 }
 
@@ -645,7 +645,7 @@ fn a_factory_that_panics_makes_a_refusal_silent() {
         .build(&event_loop, ())
         .expect("a context");
     let options = ListenOptions::new().proxy_protocol(anybody());
-    let listener = context.listen_with("127.0.0.1:0", &options).expect("a listener");
+    let listener = context.listen_with(own_address(), &options).expect("a listener");
     for bytes in [V1_TCP4, b"no header"] {
         let mut stream =
             TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
