@@ -549,7 +549,7 @@ static void count_release(void *argument) {
 
 static int listen_for_preludes(struct side *server) {
     struct sockaddr_in address = {.sin_family = AF_INET};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(inet_pton(AF_INET, own_ip(), &address.sin_addr), 1);
     struct usx_prelude prelude = {
         .parse = find_semicolon, .release = count_release, .max_length = 1000};
     server->listener = usx_context_listen(server->context, (struct sockaddr *) &address,
