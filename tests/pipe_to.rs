@@ -13,7 +13,7 @@ use usockets::{
 };
 use util::{
     Descriptors, Echo, Event, Log, Peer, Record, accept_one, alone, assert_same, guard, new_loop,
-    panic_of, pattern, pump, recorded, unix_pair,
+    own_address, panic_of, pattern, pump, recorded, unix_pair,
 };
 
 /// The client of a connection to the server behind a proxy.
@@ -45,7 +45,7 @@ fn proxy(
         .on_data(|(), _, (), _| panic!("it goes to the server"))
         .on_close(move |(), _, (), reason| of_clients.push(*reason))
         .build(event_loop, ())?;
-    Ok((clients.listen("127.0.0.1:0")?, log))
+    Ok((clients.listen(own_address())?, log))
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn loop_that_is_dropped_gives_all_descriptors_back() -> Result<(), UsError> {
     let descriptors = Descriptors::now();
     {
         let event_loop = new_loop();
-        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let silent = TcpListener::bind(own_address()).expect("a port");
         let server = silent.local_addr().expect("it is bound");
         let (listener, _log) = proxy(&event_loop, server)?;
         let mut streams = Vec::new();

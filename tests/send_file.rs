@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use usockets::{CloseReason, Loop, SocketContext, UsError};
 use util::{
-    Descriptors, Event, Record, accept_one, alone, assert_same, drain, guard, new_loop, pattern,
-    pump, recorded, unix_pair,
+    Descriptors, Event, Record, accept_one, alone, assert_same, drain, guard, new_loop,
+    own_address, pattern, pump, recorded, unix_pair,
 };
 
 /// A file that only this process knows.
@@ -180,7 +180,7 @@ fn connection_that_is_being_made_sends_the_file_once_it_is_open() -> Result<(), 
     let server = SocketContext::<false>::builder()
         .on_data(move |_, _, _, data| count.set(count.get() + data.len()))
         .build(&event_loop, ())?;
-    let listener = server.listen("127.0.0.1:0")?;
+    let listener = server.listen(own_address())?;
     let client = SocketContext::<false>::builder().build(&event_loop, ())?;
     let socket = client.connect(listener.local_addr()?)?;
     socket.send_file(file_of(&pattern(100_000)), ..)?;
