@@ -1,6 +1,6 @@
 //! What is done, and to sockets in particular.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -158,7 +158,7 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
             let open = !socket.is_closed();
             let taken = socket.write(b"some bytes");
             world.expect(open || taken == 0, "a closed socket takes bytes");
-            let slices = [b"some".as_slice(), b"more"].map(io::IoSlice::new);
+            let slices = [b"some".as_slice(), b"more"].map(IoSlice::new);
             let _taken = socket.write_vectored(&slices);
             let sent = socket.send_with_descriptors(b"one", &[io::stdin().as_fd()], false);
             world.expect(open || sent.is_err(), "a closed socket sends descriptors");
@@ -167,7 +167,7 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
             let open = !socket.is_closed();
             let sent = socket.send(b"some bytes");
             world.expect(open || sent.is_err(), "a closed socket takes bytes");
-            let _sent = socket.send_vectored(&[io::IoSlice::new(b"more")]);
+            let _sent = socket.send_vectored(&[IoSlice::new(b"more")]);
             let _sent = socket.send_bytes(Bytes::from_static(b"and more"));
             socket.flush();
         }
