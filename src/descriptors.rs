@@ -32,9 +32,11 @@ pub struct PeerCredentials {
     /// The process; 0 if it has no number here, or is not known. It may have ended since, and its
     /// number be another one's.
     pub pid: i32,
-    /// Its effective user; 65534 if that has no number here, or is not known.
+    /// Its user: the real one with [bytes that it sent](crate::ContextBuilder::receive_credentials),
+    /// the effective one where a [socket](crate::Socket::peer_credentials) is asked who connected.
+    /// 65534 if that has no number here, or is not known.
     pub uid: u32,
-    /// Its effective group; as for `uid`.
+    /// Its group; as for `uid`.
     pub gid: u32,
 }
 

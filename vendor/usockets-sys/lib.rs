@@ -795,9 +795,9 @@ pub const USX_DESCRIPTORS_MAX: c_int = 253;
 pub struct usx_peer_credentials {
     /// 0: of another pid namespace, or not known.
     pub pid: c_int,
-    /// The effective user.
+    /// The real user of a sender, the effective one of a peer.
     pub uid: c_uint,
-    /// The effective group.
+    /// The group; as for the user.
     pub gid: c_uint,
 }
 
