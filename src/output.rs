@@ -16,11 +16,18 @@ pub(crate) struct OutputOptions {
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
     pub(crate) limit: usize,
+    pub(crate) zerocopy_threshold: usize,
 }
 
 impl Default for OutputOptions {
     fn default() -> Self {
-        Self { gather: true, high_water: 1 << 20, low_water: 1 << 18, limit: 1 << 26 }
+        Self {
+            gather: true,
+            high_water: 1 << 20,
+            low_water: 1 << 18,
+            limit: 1 << 26,
+            zerocopy_threshold: 0,
+        }
     }
 }
 
@@ -35,6 +42,7 @@ impl OutputOptions {
             high_water: self.high_water,
             low_water: self.low_water,
             limit: self.limit,
+            zerocopy_threshold: self.zerocopy_threshold,
         })
     }
 }
@@ -99,6 +107,9 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
 
     /// As [`send`](Self::send), without copying: what is queued is the buffer itself. Beneath:
     /// `usx_socket_send_owned`.
+    ///
+    /// The system copies it when it is sent, unless
+    /// [`zerocopy_threshold`](crate::ContextBuilder::zerocopy_threshold) says otherwise.
     ///
     /// ```
     /// use bytes::Bytes;

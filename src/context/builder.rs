@@ -87,6 +87,26 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         self
     }
 
+    /// Has the system read buffers of so many bytes and more, given to [`send_bytes`](Socket::send_bytes), where they
+    /// are, instead of copying them ([`MSG_ZEROCOPY`]). Default: 0, which is never. Beneath:
+    /// `usx_context_set_output`.
+    ///
+    /// A buffer is then dropped when the system has told that it is done with it, for TCP when the peer has
+    /// acknowledged it; a socket that is closed stays open to the system until then, within its
+    /// [drain deadline](Deadlines::drain). Without such a deadline, on Unix sockets, and where the system has no room to
+    /// tell, buffers are copied. Each send costs the system more than a copy of a few pages, and connections within
+    /// one machine are copied in the end: measure with the network that it is for, from 10 KiB upwards.
+    ///
+    /// If a connection is cut off, and the system does not let go of a buffer even then, the buffer is leaked rather
+    /// than dropped too early.
+    ///
+    /// [`MSG_ZEROCOPY`]: https://docs.kernel.org/networking/msg_zerocopy.html
+    #[cfg(feature = "bytes")]
+    pub fn zerocopy_threshold(mut self, bytes: usize) -> Self {
+        self.settings.output.zerocopy_threshold = bytes;
+        self
+    }
+
     /// Decides about accepted connections before there is a socket: see [`Incoming`]. Unset: all
     /// proceed. Beneath: `us_socket_context_on_pre_open`.
     pub fn accept_filter(mut self, f: impl FnMut(&mut T, Incoming<'_>) + 'static) -> Self {

@@ -1221,8 +1221,10 @@ pub struct usx_output_options {
     pub high_water: usize,
     /// ... and no more than this is left.
     pub low_water: usize,
-    /// Most bytes that wait in one socket; 0: no limit.
+    /// Most bytes of memory that wait in one socket; 0: no limit.
     pub limit: usize,
+    /// `usx_socket_send_owned` of so many bytes lets the system read them where they are; 0: never.
+    pub zerocopy_threshold: usize,
 }
 
 unsafe extern "C" {

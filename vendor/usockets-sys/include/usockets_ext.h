@@ -536,6 +536,10 @@ struct usx_output_options {
     size_t high_water; /* on_drain comes once more than this was queued; 0: never */
     size_t low_water;  /* ... and no more than this is left */
     size_t limit;      /* most bytes of memory that wait in one socket; 0: no limit */
+    /* usx_socket_send_owned() of so many bytes lets the system read them where they are (MSG_ZEROCOPY) where it can,
+     * and `release` comes when it has done so; 0: never. Only with a drain deadline, because a socket that is closed
+     * has to stay until then. If it is cut off, and the system keeps the memory nevertheless, `release` never comes. */
+    size_t zerocopy_threshold;
 };
 /* 0, or -EINVAL: a low-water mark above the high one, or gathering in a context that is not deferring. */
 int usx_context_set_output(struct us_socket_context_t *context, const struct usx_output_options *options);

@@ -124,6 +124,11 @@ struct backend {
      * -EAGAIN until what it holds has gone. */
     ssize_t (*send_message)(struct us_loop_t *loop, struct us_poll_t *p, const struct iovec *slices, int count,
                             int flags, const struct backend_control *control);
+    /* Allows MSG_ZEROCOPY for `send`: what it took then stays the caller's and must stay as it is until a completion
+     * has come, which is reported as BACKEND_ERROR. Each such send that took bytes has a number, from 0 on.
+     * `completion` answers 1 and a range of numbers, or -EAGAIN. NULL, and a negative errno: not with this one. */
+    int (*zerocopy)(struct us_loop_t *loop, struct us_poll_t *p);
+    int (*completion)(struct us_loop_t *loop, struct us_poll_t *p, uint32_t *first, uint32_t *last);
     /* An accepted descriptor, non-blocking and close-on-exec, and the peer's address; or a negative errno. */
     int (*accept)(struct us_loop_t *loop, struct us_poll_t *p, struct sockaddr_storage *address,
                   socklen_t *length);

@@ -67,6 +67,7 @@ static void give_back(struct us_loop_t *loop, struct us_socket_t *s) {
         us_internal_net_linger_reset(s->p.fd);
     }
     us_internal_output_discard(s);
+    us_internal_zerocopy_end(loop, s);
     loop->backend->close(loop, &s->p);
 }
 

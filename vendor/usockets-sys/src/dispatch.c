@@ -308,6 +308,9 @@ static void flush_own(struct us_loop_t *loop, uint32_t slot) {
 }
 
 void us_internal_dispatch_socket(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    if (ready & BACKEND_ERROR && us_internal_has_zerocopy(s)) {
+        ready = us_internal_zerocopy_ready(loop, s, ready);
+    }
     if (s->flags & S_LINGERING) {
         us_internal_linger_ready(loop, s, ready);
         return;

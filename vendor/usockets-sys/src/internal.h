@@ -41,6 +41,7 @@
 #define BUDGET_SENDS 16           /* sends per socket and flush */
 #define BUDGET_DRAIN 4096         /* sockets of draining contexts looked at, and reports given, per turn */
 #define BUDGET_OUTSIDE_SENDS 4    /* of those, stretches of files and pipes */
+#define BUDGET_COMPLETIONS 64     /* of sends without a copy, per socket and event */
 #define BUDGET_SPLICES 8          /* chunks taken from a piped socket per turn */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
@@ -171,6 +172,7 @@ enum output_kind {
     OUTPUT_FILE, /* file.c */
     OUTPUT_PIPE, /* splice.c */
     OUTPUT_DESCRIPTORS, /* descriptors.c: memory, of which the first byte goes with something by a call of its own */
+    OUTPUT_ZEROCOPY, /* zerocopy.c: memory that the system reads by itself */
 };
 
 /* One piece of the output of a socket (output.c). */
@@ -184,6 +186,8 @@ struct output_item {
     uint64_t offset;   /* file: where what is left begins */
     int fd;            /* file: its descriptor, owned; pipe: its end to read from */
     int pipe_in;       /* pipe: its other end */
+    uint32_t first_send, sends; /* zerocopy: the numbers of those that took bytes of it */
+    uint32_t incomplete;        /* zerocopy: how many of them are not done */
     uint8_t kind;      /* enum output_kind */
     uint8_t copied;    /* file: the system can't send it by itself */
     max_align_t copy[]; /* where a copy begins */
@@ -216,6 +220,7 @@ struct socket_cold {
     size_t output_length;    /* of all items in memory together */
     size_t outside_length;   /* of the others */
     struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
+    struct zerocopy *zerocopy;     /* zerocopy.c; NULL: never used */
     struct us_socket_t *pipe_to;   /* where its input goes instead of to on_data; pipe.c */
     struct us_socket_t *pipe_from; /* whose input it gets. Neither of two that are linked moves in memory */
     uint64_t piped;                /* bytes that went by pipe_to */

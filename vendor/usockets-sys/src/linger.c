@@ -75,7 +75,7 @@ int us_internal_linger_begin(struct us_socket_t *s) {
     }
     /* In the common case the peer has ended, or sent nothing that was not read. */
     int unread = !has_output && !(s->flags & S_END_SEEN) && discard_input(loop, s) == DISCARDED_SOME;
-    if ((!has_output && !unread) || make_context(loop) < 0 ||
+    if ((!has_output && !unread && !us_internal_zerocopy_waits(s)) || make_context(loop) < 0 ||
         us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {
         return 0;
     }
@@ -108,6 +108,7 @@ int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s) {
 static void end(struct us_loop_t *loop, struct us_socket_t *s) {
     us_internal_output_discard(s);
     us_internal_timeouts_disarm(s);
+    us_internal_zerocopy_end(loop, s);
     loop->backend->close(loop, &s->p);
     s->flags &= ~S_LINGERING;
     loop->statistics.live_lingering--;
@@ -145,7 +146,7 @@ void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, uns
     }
     int failed = ready & BACKEND_READABLE && !(s->flags & S_END_SEEN) &&
                  discard_input(loop, s) == DISCARD_FAILED;
-    if (failed || (!left && s->flags & S_END_SEEN)) {
+    if (failed || (!left && s->flags & S_END_SEEN && !us_internal_zerocopy_waits(s))) {
         end(loop, s);
     } else if (us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {
         us_internal_linger_cut(s);

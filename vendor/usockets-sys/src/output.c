@@ -22,7 +22,7 @@
 
 /* `added` bytes more in an item of that kind, or as many less as its negative. Only memory is the loop's concern. */
 static void count_queued(struct us_socket_t *s, const struct output_item *item, size_t added) {
-    if (item->kind == OUTPUT_MEMORY || item->kind == OUTPUT_DESCRIPTORS) {
+    if (item->kind != OUTPUT_FILE && item->kind != OUTPUT_PIPE) {
         s->cold->output_length += added;
         s->context->loop->queued += added;
     } else {
@@ -53,9 +53,13 @@ static struct output_item *pop(struct us_socket_t *s) {
     return item;
 }
 
-static void free_item(struct us_loop_t *loop, struct output_item *item) {
+static void free_item(struct us_socket_t *s, struct output_item *item) {
     if (item->kind == OUTPUT_PIPE) {
-        us_internal_splice_give(loop, item);
+        us_internal_splice_give(s->context->loop, item);
+        return;
+    }
+    if (item->kind == OUTPUT_ZEROCOPY && item->incomplete) {
+        us_internal_zerocopy_keep(s, item);
         return;
     }
     if (item->release) {
@@ -74,11 +78,11 @@ static void consume(struct us_socket_t *s, size_t length) {
         struct output_item *item = pop(s);
         length -= item->length;
         item->length = 0;
-        free_item(s->context->loop, item);
+        free_item(s, item);
     }
     if (length) {
         struct output_item *item = cold->output;
-        if (item->kind == OUTPUT_MEMORY) {
+        if (item->data) {
             item->data += length;
         }
         item->offset += length;
@@ -117,7 +121,7 @@ void us_internal_output_replace(struct us_socket_t *s, struct output_item *item)
         cold->output_last = item;
     }
     count_queued(s, item, item->length);
-    free_item(s->context->loop, old);
+    free_item(s, old);
 }
 
 int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices, int count, size_t skip) {
@@ -317,6 +321,8 @@ static size_t send_alone(struct us_socket_t *s, struct output_item *first, int *
         return us_internal_file_send(s, first, blocked);
     case OUTPUT_PIPE:
         return us_internal_splice_send(s, first, blocked);
+    case OUTPUT_ZEROCOPY:
+        return us_internal_zerocopy_send(s, first, blocked);
     default:
         return us_internal_descriptors_send(s, first, blocked);
     }
@@ -545,7 +551,7 @@ void us_internal_output_discard(struct us_socket_t *s) {
         empty_buffer(loop);
     }
     while (s->cold && s->cold->output) {
-        free_item(loop, pop(s));
+        free_item(s, pop(s));
     }
     if (s->flags & S_PENDING) {
         us_internal_stall_end(s);

@@ -72,6 +72,22 @@ void us_internal_splice_free(struct us_loop_t *loop);
 /* True if the back end or the system can't do it this way with this descriptor. */
 int us_internal_splice_is_refused(ssize_t result);
 
+/* Whether memory of this length is to be sent without a copy, and can be. */
+int us_internal_zerocopy_wanted(struct us_socket_t *s, size_t length);
+/* Sends some of such memory at the front of the output. Bytes that went; sets *blocked as above. */
+size_t us_internal_zerocopy_send(struct us_socket_t *s, struct output_item *item, int *blocked);
+/* An item that left the queue, but which the system may still read. */
+void us_internal_zerocopy_keep(struct us_socket_t *s, struct output_item *item);
+/* BACKEND_ERROR was reported: takes the completions. What is left of `ready`. */
+unsigned int us_internal_zerocopy_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+/* Before the descriptor is given up: makes the system let go of the memory, as far as it does so at once. */
+void us_internal_zerocopy_end(struct us_loop_t *loop, struct us_socket_t *s);
+static inline int us_internal_has_zerocopy(const struct us_socket_t *s) {
+    return s->cold && s->cold->zerocopy;
+}
+/* True while memory that was sent is not given back. */
+int us_internal_zerocopy_waits(const struct us_socket_t *s);
+
 #define PIPE_COPIES 0x80u /* in pipe_flags: one of the two can't be spliced */
 /* Moves input of a piped socket on to the other one. */
 enum read_end us_internal_pipe_forward(struct us_loop_t *loop, struct us_socket_t *s, int ended, int *error);

@@ -91,6 +91,12 @@ int usx_socket_send_owned(struct us_socket_t *s, const void *data, size_t length
     if (!item) {
         return -ENOMEM;
     }
+    if (us_internal_zerocopy_wanted(s, length)) {
+        *item = (struct output_item){
+            .kind = OUTPUT_ZEROCOPY, .data = data, .length = length, .release = release, .argument = argument};
+        us_internal_output_add(s, item);
+        return 0;
+    }
     size_t written = write_first(s, &slice, 1);
     if (written == length) {
         sys_free(item);

@@ -73,6 +73,7 @@ void us_internal_socket_cold_free(struct us_socket_t *s) {
         us_internal_prelude_forget(s);
         us_internal_listener_leave(s->context->loop, s->cold);
         sys_free(s->cold->kept_input);
+        sys_free(s->cold->zerocopy);
         sys_free(s->cold);
         s->cold = NULL;
     }

@@ -39,6 +39,7 @@ void scenario_prelude(void);
 /* fault_transfers.c */
 void scenario_send_file(void);
 void scenario_pipe(void);
+void scenario_zerocopy(void);
 
 /* fault_descriptors.c */
 void scenario_descriptors(void);

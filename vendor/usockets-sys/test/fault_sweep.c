@@ -50,6 +50,7 @@ const struct scenario scenarios[] = {
     {"pipe", scenario_pipe},
     {"descriptors", scenario_descriptors},
     {"drain", scenario_drain},
+    {"zerocopy", scenario_zerocopy},
     {"timers", scenario_timers},
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},

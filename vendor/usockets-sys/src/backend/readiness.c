@@ -3,6 +3,12 @@
 #include "../sys.h"
 
 #include <limits.h>
+#include <string.h>
+
+#ifdef __linux__
+#include <linux/errqueue.h>
+#include <netinet/in.h>
+#endif
 
 /* The most slices that one sendmsg(2) takes; more is -EMSGSIZE. What is beyond is left to the
  * next call. */
@@ -167,6 +173,68 @@ ssize_t us_internal_readiness_send_message(struct us_loop_t *loop, struct us_pol
     } while (result == -EINTR);
     return result;
 }
+
+int us_internal_readiness_zerocopy(struct us_loop_t *loop, struct us_poll_t *p) {
+    (void) loop;
+#ifdef SO_ZEROCOPY
+    int on = 1;
+    return sys_setsockopt(p->fd, SOL_SOCKET, SO_ZEROCOPY, &on, sizeof on);
+#else
+    (void) p;
+    return -EOPNOTSUPP;
+#endif
+}
+
+#ifdef SO_EE_ORIGIN_ZEROCOPY
+/* Whether a control message says which sends are done. */
+static int is_completion(const struct cmsghdr *control, uint32_t *first, uint32_t *last) {
+    int is_error = (control->cmsg_level == SOL_IP && control->cmsg_type == IP_RECVERR) ||
+                   (control->cmsg_level == SOL_IPV6 && control->cmsg_type == IPV6_RECVERR);
+    struct sock_extended_err error;
+    if (!is_error || control->cmsg_len < CMSG_LEN(sizeof error)) {
+        return 0;
+    }
+    memcpy(&error, CMSG_DATA(control), sizeof error);
+    *first = error.ee_info;
+    *last = error.ee_data;
+    return error.ee_origin == SO_EE_ORIGIN_ZEROCOPY && error.ee_errno == 0;
+}
+
+/* What else is in the queue is nobody's concern. */
+int us_internal_readiness_completion(struct us_loop_t *loop, struct us_poll_t *p, uint32_t *first,
+                                     uint32_t *last) {
+    (void) loop;
+    for (;;) {
+        union {
+            struct cmsghdr header; /* for its alignment */
+            char bytes[256];
+        } control;
+        struct iovec nothing = {NULL, 0};
+        struct msghdr message = {
+            .msg_iov = &nothing,
+            .msg_iovlen = 1,
+            .msg_control = &control,
+            .msg_controllen = sizeof control,
+        };
+        ssize_t result = sys_recvmsg(p->fd, &message, MSG_ERRQUEUE);
+        if (result < 0 && result != -EINTR) {
+            return (int) result;
+        }
+        struct cmsghdr *part = result < 0 ? NULL : CMSG_FIRSTHDR(&message);
+        for (; part != NULL; part = CMSG_NXTHDR(&message, part)) {
+            if (is_completion(part, first, last)) {
+                return 1;
+            }
+        }
+    }
+}
+#else
+int us_internal_readiness_completion(struct us_loop_t *loop, struct us_poll_t *p, uint32_t *first,
+                                     uint32_t *last) {
+    (void) loop, (void) p, (void) first, (void) last;
+    return -EAGAIN;
+}
+#endif
 
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length) {

@@ -20,6 +20,9 @@ ssize_t us_internal_readiness_splice_out(struct us_loop_t *loop, struct us_poll_
 ssize_t us_internal_readiness_send_message(struct us_loop_t *loop, struct us_poll_t *p,
                                            const struct iovec *slices, int count, int flags,
                                            const struct backend_control *control);
+int us_internal_readiness_zerocopy(struct us_loop_t *loop, struct us_poll_t *p);
+int us_internal_readiness_completion(struct us_loop_t *loop, struct us_poll_t *p, uint32_t *first,
+                                     uint32_t *last);
 int us_internal_readiness_accept(struct us_loop_t *loop, struct us_poll_t *p,
                                  struct sockaddr_storage *address, socklen_t *length);
 int us_internal_readiness_connect(struct us_loop_t *loop, struct us_poll_t *p,
