@@ -1,5 +1,6 @@
 //! What is done, and to sockets in particular.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -33,6 +34,9 @@ list! {
         ClogAndShutdown,
         CloseAfterFlush,
         Cork,
+        SendFile,
+        PipeToOther,
+        PipeFromOther,
         SetDeadlines,
         SetTimeouts,
         Adopt,
@@ -191,6 +195,23 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
             let _taken = socket.write(b"corked");
             socket.cork(|socket| drop(socket.send(b"twice")));
         }),
+        Verb::SendFile => {
+            let open = !socket.is_closed();
+            let sent = File::open("Cargo.toml").map(|file| socket.send_file(file, 1..100));
+            world.expect(
+                open || sent.is_ok_and(|sent| sent.is_err()),
+                "a closed socket takes files",
+            );
+        }
+        Verb::PipeToOther | Verb::PipeFromOther => {
+            let Some(other) = world.other.get() else { return };
+            let open = !socket.is_closed() && !other.is_closed();
+            let to = verb == Verb::PipeToOther;
+            let piped = if to { socket.pipe_to(&other) } else { other.pipe_to_and_keep(socket) };
+            world.expect(open || piped.is_err(), "a closed socket is piped");
+            let is_piped = if to { socket.is_piped() } else { other.is_piped() };
+            world.expect(piped.is_err() || is_piped, "piped, but it does not say so");
+        }
         Verb::SetDeadlines => {
             for kind in [
                 DeadlineKind::Connect,

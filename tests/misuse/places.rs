@@ -49,6 +49,7 @@ places! {
         LongTimeout,
         DrainRequested,
         Drained,
+        PipeEnd,
         ConnectError,
         Adopt,
         AdoptedData,

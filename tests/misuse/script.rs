@@ -47,6 +47,7 @@ const STEPS: &[fn(&Rc<World>)] = &[
     send_descriptors,
     fill,
     read_back,
+    end_pipe,
     expire_timeouts,
     expire_timer,
     make_poll_ready,
@@ -205,6 +206,10 @@ fn main_context(world: &World) -> Result<Main, UsError> {
             socket.close();
         })
         .on_close(closed)
+        .on_pipe_end(|state, socket, session, _| {
+            let place = event(socket, Place::PipeEnd);
+            let _entered = visit(place, &mut with_session(socket, session, state));
+        })
         .on_timeout(|state, socket, session| {
             let place = event(socket, Place::Timeout);
             let _entered = visit(place, &mut with_session(socket, session, state));
@@ -444,6 +449,15 @@ fn read_back(world: &Rc<World>) {
     for mut peer in world.peers.borrow().iter() {
         peer.set_nonblocking(true).expect("a socket");
         while matches!(peer.read(&mut buffer), Ok(1..)) {}
+    }
+}
+
+fn end_pipe(world: &Rc<World>) {
+    let (source, target) = (world.new_socket(), world.new_socket());
+    world.drive(1);
+    if let (Some(source), Some(target)) = (source, target) {
+        let _piped = source.pipe_to_and_keep(&target);
+        target.shutdown();
     }
 }
 

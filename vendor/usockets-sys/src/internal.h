@@ -5,7 +5,7 @@
  *   dispatch.c   a ready descriptor -> what happens to it (accept, connect, read, write, end)
  *   context.c socket.c listen.c accept.c peers.c connect.c race.c adopt.c close.c poll.c    the objects of the C API
  *   drain.c      ending contexts in order
- *   output.c send.c file.c splice.c pipe.c linger.c    what sockets send
+ *   output.c send.c file.c splice.c pipe.c zerocopy.c linger.c    what sockets send
  *   descriptors.c                           what comes and goes besides bytes
  *   timer.c wheel.c resolve.c resolve_cache.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c control.c          identities, memory, helpers for addresses and control messages
@@ -55,14 +55,6 @@
 
 /* A write of this size goes straight out if nothing is collected: copying it costs more than a call saves. */
 #define GATHER_BYPASS USX_GATHER_BYPASS
-
-/* Bytes of a file that are sent by one call, and that are read at a time where the system can't send them by itself. */
-#define FILE_LENGTH (1024 * 1024)
-#define FILE_COPY_LENGTH (64 * 1024)
-
-/* Bytes that move from one socket to another by two calls, and empty pipes that a loop keeps for it. */
-#define SPLICE_LENGTH (256 * 1024)
-#define PIPES_KEPT 16
 
 /* Delay before a listener that ran out of descriptors or memory tries again, unless a release of a socket of
  * the loop comes first. */
@@ -167,32 +159,6 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
 #define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
 
-enum output_kind {
-    OUTPUT_MEMORY,
-    OUTPUT_FILE, /* file.c */
-    OUTPUT_PIPE, /* splice.c */
-    OUTPUT_DESCRIPTORS, /* descriptors.c: memory, of which the first byte goes with something by a call of its own */
-    OUTPUT_ZEROCOPY, /* zerocopy.c: memory that the system reads by itself */
-};
-
-/* One piece of the output of a socket (output.c). */
-struct output_item {
-    struct output_item *next;
-    size_t length;     /* what is left of it */
-    const char *data;  /* memory: where that begins */
-    size_t room;       /* bytes that may be appended behind `data` + `length`: copies only */
-    void (*release)(void *argument); /* of memory that somebody else owns; NULL: a copy */
-    void *argument;
-    uint64_t offset;   /* file: where what is left begins */
-    int fd;            /* file: its descriptor, owned; pipe: its end to read from */
-    int pipe_in;       /* pipe: its other end */
-    uint32_t first_send, sends; /* zerocopy: the numbers of those that took bytes of it */
-    uint32_t incomplete;        /* zerocopy: how many of them are not done */
-    uint8_t kind;      /* enum output_kind */
-    uint8_t copied;    /* file: the system can't send it by itself */
-    max_align_t copy[]; /* where a copy begins */
-};
-
 /* Whom a limit per address takes for one peer, see peers.c. */
 struct peer_key {
     uint64_t high, low;
@@ -216,7 +182,7 @@ struct socket_cold {
     uint64_t drain;      /* ns, how long it may linger; 0: as its context says */
     uint32_t stall_time; /* tick of loop->fine while S_PENDING, 0: disarmed */
     uint32_t collected_next; /* in loop->collected */
-    struct output_item *output, *output_last; /* in order */
+    struct output_item *output, *output_last; /* in order; output.h */
     size_t output_length;    /* of all items in memory together */
     size_t outside_length;   /* of the others */
     struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */

@@ -1,6 +1,41 @@
-/* What sockets send: output.c, send.c, file.c, splice.c, pipe.c, linger.c. Part of internal.h, which includes it. */
+/* What sockets send: output.c, send.c, file.c, splice.c, pipe.c, zerocopy.c, linger.c. Part of internal.h, which
+ * includes it. */
 #ifndef USOCKETS_OUTPUT_H
 #define USOCKETS_OUTPUT_H
+
+/* Bytes of a file that are sent by one call, and that are read at a time where the system can't send them by itself. */
+#define FILE_LENGTH (1024 * 1024)
+#define FILE_COPY_LENGTH (64 * 1024)
+
+/* Bytes that move from one socket to another by two calls, and empty pipes that a loop keeps for it. */
+#define SPLICE_LENGTH (256 * 1024)
+#define PIPES_KEPT 16
+
+enum output_kind {
+    OUTPUT_MEMORY,
+    OUTPUT_FILE, /* file.c */
+    OUTPUT_PIPE, /* splice.c */
+    OUTPUT_DESCRIPTORS, /* descriptors.c: memory, of which the first byte goes with something by a call of its own */
+    OUTPUT_ZEROCOPY, /* zerocopy.c: memory that the system reads by itself */
+};
+
+/* One piece of the output of a socket (output.c). */
+struct output_item {
+    struct output_item *next;
+    size_t length;     /* what is left of it */
+    const char *data;  /* memory: where that begins */
+    size_t room;       /* bytes that may be appended behind `data` + `length`: copies only */
+    void (*release)(void *argument); /* of memory that somebody else owns; NULL: a copy */
+    void *argument;
+    uint64_t offset;   /* file: where what is left begins */
+    int fd;            /* file: its descriptor, owned; pipe: its end to read from */
+    int pipe_in;       /* pipe: its other end */
+    uint32_t first_send, sends; /* zerocopy: the numbers of those that took bytes of it */
+    uint32_t incomplete;        /* zerocopy: how many of them are not done */
+    uint8_t kind;      /* enum output_kind */
+    uint8_t copied;    /* file: the system can't send it by itself */
+    max_align_t copy[]; /* where a copy begins */
+};
 
 /* States in which a socket takes no bytes of a write. */
 #define S_NOT_WRITABLE \
