@@ -256,6 +256,12 @@ void advance(struct us_loop_t *loop, uint64_t nanoseconds) {
     turn(loop);
 }
 
+struct usx_loop_statistics statistics_of(struct us_loop_t *loop) {
+    struct usx_loop_statistics statistics;
+    usx_loop_statistics(loop, &statistics);
+    return statistics;
+}
+
 /* ------------------------------------------------------------------------------------------------
  * The order of things, and test streams
  * --------------------------------------------------------------------------------------------- */
@@ -291,6 +297,33 @@ void pattern_check(const char *data, uint64_t offset, size_t length) {
                            (unsigned long long) (offset + i), (unsigned char) data[i],
                            pattern_byte(offset + i));
         }
+    }
+}
+
+int send_pattern(struct us_socket_t *s, uint64_t offset, size_t length) {
+    static _Thread_local char bytes[1 << 20];
+    ASSERT_LE(length, sizeof bytes);
+    pattern_fill(bytes, offset, length);
+    struct iovec slice = {bytes, length};
+    return usx_socket_send(s, &slice, 1);
+}
+
+void write_pattern(struct us_socket_t *s, uint64_t offset, size_t length) {
+    static _Thread_local char bytes[65536];
+    ASSERT_LE(length, sizeof bytes);
+    pattern_fill(bytes, offset, length);
+    struct iovec slice = {bytes, length};
+    ASSERT_EQ(usx_socket_write(s, &slice, 1, 0), length);
+}
+
+void raw_expect(struct us_loop_t *loop, int fd, uint64_t offset, size_t length) {
+    static _Thread_local char bytes[65536];
+    while (length > 0) {
+        size_t part = length < sizeof bytes ? length : sizeof bytes;
+        raw_read(loop, fd, bytes, part);
+        pattern_check(bytes, offset, part);
+        offset += part;
+        length -= part;
     }
 }
 

@@ -140,6 +140,8 @@ void turn(struct us_loop_t *loop);
 void advance(struct us_loop_t *loop, uint64_t nanoseconds);
 #define MILLISECONDS(n) ((uint64_t) (n) * 1000000u)
 #define SECONDS(n) ((uint64_t) (n) * 1000000000u)
+/* usx_loop_statistics(). */
+struct usx_loop_statistics statistics_of(struct us_loop_t *loop);
 /* Monotonic time in nanoseconds. */
 uint64_t real_time(void);
 
@@ -163,6 +165,7 @@ enum event {
     TIMEOUT,
     LONG_TIMEOUT,
     CONNECT_ERROR,
+    DRAIN,
     EVENTS
 };
 
@@ -200,6 +203,7 @@ struct side {
     struct us_socket_t *(*timeout)(struct side *side, struct us_socket_t *s);
     struct us_socket_t *(*long_timeout)(struct side *side, struct us_socket_t *s);
     struct us_socket_t *(*connect_error)(struct side *side, struct us_socket_t *s);
+    struct us_socket_t *(*drain)(struct side *side, struct us_socket_t *s);
 
     struct side *other; /* for the test */
     void *user;
@@ -240,6 +244,9 @@ struct us_socket_t *echo_data(struct side *side, struct us_socket_t *s, char *da
 struct us_socket_t *open_raw(struct side *server, int *fd);
 /* The same as a Unix socket. */
 struct us_socket_t *open_raw_unix(struct side *server, int *fd);
+/* The same in a deferring context with a descriptor that was handed over, of this family. Both ends
+ * have small buffers. */
+struct us_socket_t *open_narrow(struct side *side, int family, int *fd);
 /* Two sockets of the engine connected to each other, both open. */
 void open_pair(struct side *client, struct side *server, struct us_socket_t **client_socket,
                struct us_socket_t **server_socket);
@@ -267,6 +274,8 @@ int raw_full_backlog(void);
 int raw_refused_port(void);
 /* Two connected descriptors of this family. */
 void raw_pair(int family, int fds[2]);
+/* Gives it small buffers. */
+void raw_make_narrow(int fd);
 void raw_write(int fd, const void *data, size_t length);
 /* Read while the loop turns: exactly `length` bytes; as many as there are until the end of the
  * stream, which answers 0, or until an error, which answers the errno. */
@@ -289,6 +298,13 @@ const char *temporary_path(void);
 unsigned char pattern_byte(uint64_t offset);
 void pattern_fill(char *data, uint64_t offset, size_t length);
 void pattern_check(const char *data, uint64_t offset, size_t length);
+
+/* Sends test stream by usx_socket_send(): its answer. At most 1 MiB. */
+int send_pattern(struct us_socket_t *s, uint64_t offset, size_t length);
+/* Writes test stream, which must be taken whole. */
+void write_pattern(struct us_socket_t *s, uint64_t offset, size_t length);
+/* Reads exactly so much test stream while the loop turns. */
+void raw_expect(struct us_loop_t *loop, int fd, uint64_t offset, size_t length);
 
 /* Writes test stream from `offset` on until the socket takes no more; how much it took. */
 size_t write_until_short(struct us_socket_t *s, uint64_t offset);

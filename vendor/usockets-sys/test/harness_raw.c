@@ -182,6 +182,16 @@ void raw_pair(int family, int fds[2]) {
     raw_close(listener);
 }
 
+/* Some 35 KB fit between two such TCP sockets, 8 KB between Unix ones. With less to receive into, TCP
+ * comes to depend on its timers. */
+void raw_make_narrow(int fd) {
+    int send_size = 8192;
+    int receive_size = 32768;
+    ASSERT_SYS(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_size, (socklen_t) sizeof send_size));
+    ASSERT_SYS(
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_size, (socklen_t) sizeof receive_size));
+}
+
 void raw_write(int fd, const void *data, size_t length) {
     const char *bytes = data;
     while (length > 0) {

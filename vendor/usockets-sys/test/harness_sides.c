@@ -9,7 +9,7 @@ static _Thread_local struct side *sides;
 
 static const char *const event_names[EVENTS] = {
     "pre-open", "open", "data", "writable", "end", "close", "timeout", "long-timeout",
-    "connect-error"};
+    "connect-error", "drain"};
 
 struct side *side_of(struct us_socket_t *s) {
     return *(struct side **) us_socket_context_ext(ssl, us_socket_context(ssl, s));
@@ -123,6 +123,13 @@ static struct us_socket_t *on_connect_error(struct us_socket_t *s, int code) {
                : s;
 }
 
+static struct us_socket_t *on_drain(struct us_socket_t *s) {
+    struct side *side = side_of(s);
+    ASSERT_EQ(us_socket_is_closed(ssl, s), 0);
+    ASSERT_EQ(usx_socket_needs_drain(s), 0);
+    return record(side, DRAIN, s) && side->drain != NULL ? side->drain(side, s) : s;
+}
+
 void side_set_handlers(struct side *side) {
     struct us_socket_context_t *context = side->context;
     us_socket_context_on_open(ssl, context, on_open);
@@ -134,6 +141,7 @@ void side_set_handlers(struct side *side) {
     us_socket_context_on_long_timeout(ssl, context, on_long_timeout);
     us_socket_context_on_connect_error(ssl, context, on_connect_error);
     us_socket_context_on_pre_open(ssl, context, on_pre_open);
+    usx_context_on_drain(context, on_drain);
 }
 
 static void side_enter(struct side *side, struct us_socket_context_t *context) {
@@ -302,6 +310,18 @@ struct us_socket_t *open_raw_unix(struct side *server, int *fd) {
     RUN_UNTIL(server->loop, server->count[OPEN] > opened);
     us_listen_socket_close(ssl, listener);
     return server->opened;
+}
+
+struct us_socket_t *open_narrow(struct side *side, int family, int *fd) {
+    int fds[2];
+    raw_pair(family, fds);
+    raw_make_narrow(fds[0]);
+    raw_make_narrow(fds[1]);
+    int opened = side->count[OPEN];
+    ASSERT_NOT_NULL(usx_adopt_accepted_later(side->context, raw_give(fds[0]), SIDE_EXT));
+    RUN_UNTIL(side->loop, side->count[OPEN] > opened);
+    *fd = fds[1];
+    return side->opened;
 }
 
 void open_pair(struct side *client, struct side *server, struct us_socket_t **client_socket,
