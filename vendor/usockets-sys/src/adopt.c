@@ -136,12 +136,8 @@ int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *ta
 }
 
 /* Those of the new context; but what was set for this very socket stays. */
-static void take_deadlines(struct us_socket_t *s) {
-    if (!s->cold->idle) {
-        s->flags &= ~S_IDLE;
-    }
-    us_internal_deadlines_begin(s, 0);
-    us_internal_idle_touch(s);
+static void take_deadlines(struct us_socket_t *s, int waits_for_byte) {
+    us_internal_deadlines_begin(s, waits_for_byte);
     if (s->flags & S_PENDING) {
         us_internal_stall_begin(s);
     }
@@ -172,6 +168,7 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
     int refused = functions.before(s, argument);
     s->flags &= ~S_MOVING;
     struct us_socket_t *moved = NULL;
+    int waits_for_byte = s->policy_time != 0;
     /* A socket that was closed without callbacks meanwhile has left its context already. */
     if (!refused && !(s->flags & S_CLOSED)) {
         moved = us_internal_socket_move(s, target, cold->move_ext_size);
@@ -179,7 +176,7 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
     if (refused) {
         go_on(loop, s);
     } else if (moved) {
-        take_deadlines(moved);
+        take_deadlines(moved, waits_for_byte);
         go_on(loop, moved);
         uint32_t slot = moved->p.slot;
         functions.after(moved, argument);

@@ -177,9 +177,9 @@ struct socket_cold {
     uint32_t move_ext_size;
     struct usx_adoption move_functions;
     void *move_argument;
-    uint64_t idle;       /* ns, while S_IDLE */
-    uint64_t stall;      /* ns, the write-stall deadline; 0: none */
-    uint64_t drain;      /* ns, how long it may linger; 0: as its context says */
+    uint64_t idle;       /* ns, as drain */
+    uint64_t stall;      /* ns, of the write-stall deadline, as drain */
+    uint64_t drain;      /* ns, how long it may linger; 0: as its context says, or DEADLINE_NEVER */
     uint32_t stall_time; /* tick of loop->fine while S_PENDING, 0: disarmed */
     uint32_t collected_next; /* in loop->collected */
     struct output_item *output, *output_last; /* in order; output.h */
@@ -682,8 +682,8 @@ static inline void us_internal_idle_touch(struct us_socket_t *s) {
         us_internal_idle_begin(s);
     }
 }
-/* A socket is open: the deadlines of its context begin. */
-void us_internal_deadlines_begin(struct us_socket_t *s, int accepted);
+/* A socket is open, or in another context, whose deadlines begin. `waits_for_byte`: the peer has sent nothing yet. */
+void us_internal_deadlines_begin(struct us_socket_t *s, int waits_for_byte);
 /* Output waits (again, because some of it went), or waits no more. */
 void us_internal_stall_begin(struct us_socket_t *s);
 void us_internal_stall_end(struct us_socket_t *s);

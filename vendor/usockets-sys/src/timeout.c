@@ -64,6 +64,7 @@ void us_internal_timeouts_disarm(struct us_socket_t *s) {
         s->long_time = 0;
     }
     s->policy_time = 0;
+    s->flags &= ~S_IDLE; /* bytes still move when a socket is closed */
     if (s->flags & S_PENDING) {
         s->cold->stall_time = 0;
     }
@@ -135,24 +136,33 @@ void us_internal_policy_arm(struct us_socket_t *s, uint64_t nanoseconds) {
     }
 }
 
-void us_internal_idle_begin(struct us_socket_t *s) {
-    uint64_t own = s->cold ? s->cold->idle : 0;
-    uint64_t idle = own ? own : s->context->deadlines.idle;
-    set_time(s, &s->short_time, deadline_tick(s->context->loop, idle));
+/* That of the socket itself if there is one, or else that of its context. */
+static uint64_t own_or(uint64_t own, uint64_t of_context) {
+    return own == DEADLINE_NEVER ? 0 : own ? own : of_context;
 }
 
-void us_internal_deadlines_begin(struct us_socket_t *s, int accepted) {
-    const struct usx_deadlines *deadlines = &s->context->deadlines;
-    us_internal_policy_arm(s, accepted ? deadlines->first_byte : 0);
-    if (deadlines->idle) {
+static uint64_t idle_time(const struct us_socket_t *s) {
+    return own_or(s->cold ? s->cold->idle : 0, s->context->deadlines.idle);
+}
+
+uint64_t us_internal_drain_time(const struct us_socket_t *s) {
+    return own_or(s->cold ? s->cold->drain : 0, s->context->deadlines.drain);
+}
+
+void us_internal_idle_begin(struct us_socket_t *s) {
+    set_time(s, &s->short_time, deadline_tick(s->context->loop, idle_time(s)));
+}
+
+void us_internal_deadlines_begin(struct us_socket_t *s, int waits_for_byte) {
+    us_internal_policy_arm(s, waits_for_byte ? s->context->deadlines.first_byte : 0);
+    if (idle_time(s)) {
         s->flags |= S_IDLE;
         us_internal_idle_touch(s);
     }
 }
 
 void us_internal_stall_begin(struct us_socket_t *s) {
-    uint64_t own = s->cold->stall;
-    uint64_t stall = own == DEADLINE_NEVER ? 0 : own ? own : s->context->deadlines.write_stall;
+    uint64_t stall = own_or(s->cold->stall, s->context->deadlines.write_stall);
     s->flags |= S_PENDING;
     if (stall && s->flags & S_DEADLINES && !us_internal_socket_gone(s)) {
         set_time(s, &s->cold->stall_time, deadline_tick(s->context->loop, stall));
@@ -180,7 +190,10 @@ static int set_idle(struct us_socket_t *s, uint64_t nanoseconds) {
     if (!cold) {
         return -ENOMEM;
     }
-    cold->idle = nanoseconds;
+    cold->idle = nanoseconds ? nanoseconds : DEADLINE_NEVER;
+    if (s->flags & (S_CONNECTING | S_OPENING)) {
+        return 0; /* it begins with the opening */
+    }
     if (nanoseconds) {
         s->flags |= S_IDLE;
         us_internal_idle_touch(s);

@@ -427,6 +427,22 @@ TEST(teardown_drops_drains_once)
 TEST(loop_freed_while_it_drains)
 TEST(drain_holds_its_context)
 
+/* test_ext_deadlines.c */
+TEST(accepted_socket_must_send_its_first_byte_in_time)
+TEST(first_byte_deadline_holds_beside_later_ones)
+TEST(client_has_no_first_byte_deadline_of_its_own)
+TEST(first_byte_deadline_goes_on_after_adoption)
+TEST(idle_socket_ends_where_no_handler_wants_to_know)
+TEST(idle_socket_calls_on_timeout_and_begins_anew_with_the_next_transfer)
+TEST(idle_deadline_of_one_socket)
+TEST(stalled_output_ends_a_socket_and_progress_begins_the_time_anew)
+TEST(stall_deadline_is_over_when_everything_is_sent)
+TEST(stall_deadline_of_one_socket_also_after_adoption)
+TEST(stall_deadline_runs_while_a_shutdown_or_a_close_waits)
+TEST(connect_deadline_covers_the_connection_and_the_lookup)
+TEST(deadlines_that_make_no_sense_are_refused)
+TEST(random_deadlines_are_neither_early_nor_late)
+
 /* test_teardown.c */
 TEST(teardown_in_each_situation)
 TEST(teardown_of_everything_at_once)
