@@ -508,8 +508,8 @@ int usx_socket_remote_address(struct us_socket_t *s, struct sockaddr_storage *ad
                               socklen_t *length);
 
 /* Moves a socket to another deferring context of the same loop as a pending effect. From now on no event is
- * delivered until the move. `unread` bytes at the end of the chunk that on_data of this very socket was
- * given are kept and delivered in the new context before anything else (-EINVAL if there are fewer, or
+ * delivered and no output is taken until the move. `unread` bytes at the end of the chunk that on_data of this very
+ * socket was given are kept and delivered in the new context before anything else (-EINVAL if there are fewer, or
  * outside that on_data and not 0). -ENOTCONN for a socket that is not open, -EALREADY while a move is
  * pending, -EXDEV for another loop, -ENOMEM. `argument` is handed to the three functions, exactly one of
  * `after` and `dropped` is called at last, or `before` alone if it refuses. */

@@ -188,13 +188,13 @@ static void remember_hangup(struct us_loop_t *loop, struct us_socket_t *s) {
     us_internal_poll_unwatch(loop, &s->p);
 }
 
-/* A program that waits for on_writable would wait for ever on such a socket, so then it is not held back; nor where the
- * peer must be told that the connection has failed. The same goes for a socket that waits for that to which it is piped,
+/* A program that waits for on_writable, on_drain or the end of a close would wait for ever on such a socket, so then it
+ * is not held back; nor where the peer must be told that the connection has failed. The same goes for a socket that waits for that to which it is piped,
  * while its own output waits for the peer: the two might wait for each other. */
 static int holds_hangup_back(const struct us_socket_t *s) {
     int held = (s->flags & (S_HELD | S_PENDING)) == S_HELD;
     return s->context->deferring && (s->flags & S_PAUSED || held) &&
-           !(s->flags & (S_END_SEEN | S_WRITE_SHORT | S_RESET));
+           !(s->flags & (S_END_SEEN | S_WRITE_SHORT | S_RESET | S_HIGH | S_CLOSE_WANTED));
 }
 
 /* Reading stopped before everything was read. */

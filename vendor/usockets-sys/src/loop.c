@@ -467,6 +467,7 @@ static void iterate(struct us_loop_t *loop, int64_t limit) {
         flush_point(loop);
     }
     us_internal_release(loop);
+    flush_point(loop); /* release handlers are code of the program too */
 }
 
 static int begin_running(struct us_loop_t *loop) {

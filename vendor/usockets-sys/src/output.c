@@ -310,6 +310,7 @@ static void become_pending(struct us_socket_t *s) {
     }
     if (s->cold && s->cold->output) {
         us_internal_stall_begin(s);
+        us_internal_output_mark_high(s);
         us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
     }
 }
@@ -454,7 +455,7 @@ static size_t write_behind(struct us_socket_t *s, const struct iovec *slices, in
     size_t collected = us_internal_slices_length(all, before);
     if (!whole || count > SLICES_PER_SEND - before) {
         us_internal_output_flush(s);
-        return us_internal_has_output(loop, s) ? 0 : write_directly(s, slices, count, 0);
+        return s->flags & (S_PENDING | S_RESET) ? 0 : write_directly(s, slices, count, 0);
     }
     uncollect(loop, s);
     memcpy(all + before, slices, (size_t) count * sizeof(*slices));
@@ -489,7 +490,7 @@ size_t us_internal_output_write(struct us_socket_t *s, const struct iovec *slice
     }
     if (length > room) {
         us_internal_output_flush(s);
-        if (s->flags & S_PENDING) {
+        if (s->flags & (S_PENDING | S_RESET)) {
             return 0;
         }
     }
@@ -502,7 +503,7 @@ size_t us_internal_output_write(struct us_socket_t *s, const struct iovec *slice
 }
 
 size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int count, int msg_more) {
-    if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NOT_WRITABLE) {
+    if (s->p.kind != POLL_KIND_SOCKET || s->flags & (S_NOT_WRITABLE | S_MOVING)) {
         return 0;
     }
     size_t length = us_internal_slices_length(slices, count);
@@ -515,7 +516,7 @@ size_t usx_socket_write(struct us_socket_t *s, const struct iovec *slices, int c
 
 size_t usx_loop_write(struct us_loop_t *loop, uint64_t id, const void *data, size_t length) {
     struct us_socket_t *s = usx_find_socket(loop, id);
-    if (!s || s->flags & S_MOVING) {
+    if (!s) {
         return 0;
     }
     struct iovec slice = {(void *) (uintptr_t) data, length};
@@ -531,8 +532,8 @@ struct usx_gather *usx_loop_gather(struct us_loop_t *loop) {
  * --------------------------------------------------------------------------------------------- */
 
 void us_internal_output_opened(struct us_socket_t *s) {
-    if (s->flags & S_HIGH) {
-        become_pending(s); /* on_drain is called when the poller says that there is room */
+    if (s->flags & (S_HIGH | S_CLOSE_WANTED)) {
+        become_pending(s); /* on_drain or the close comes when the poller says that there is room */
     } else if (s->cold && s->cold->output) {
         us_internal_output_flush(s);
     }
@@ -627,6 +628,7 @@ int usx_context_set_output(struct us_socket_context_t *context, const struct usx
     if (options->low_water > options->high_water || (options->gather && !context->deferring)) {
         return -EINVAL;
     }
+    us_internal_output_flush_all(context->loop); /* nothing stays collected where nobody collects */
     context->output = *options;
     return 0;
 }

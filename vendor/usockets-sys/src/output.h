@@ -37,9 +37,11 @@ struct output_item {
     max_align_t copy[]; /* where a copy begins */
 };
 
-/* States in which a socket takes no bytes of a write. */
-#define S_NOT_WRITABLE \
-    (S_CONNECTING | S_OPENING | S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED)
+/* States in which a socket takes no bytes of a write. S_RESET without S_CLOSING: bytes were lost, and what would follow
+ * them must not be taken for the rest; nor must the peer see an end in order. */
+#define S_NOT_WRITABLE                                                                            \
+    (S_CONNECTING | S_OPENING | S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED | \
+     S_RESET)
 
 /* True while bytes that were accepted have not been given to the back end. */
 static inline int us_internal_has_output(const struct us_loop_t *loop, const struct us_socket_t *s) {

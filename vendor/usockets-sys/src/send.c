@@ -5,7 +5,8 @@
 #include <errno.h>
 
 /* States in which nothing can be queued any more. */
-#define S_NO_OUTPUT (S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED | S_MOVING)
+#define S_NO_OUTPUT \
+    (S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED | S_MOVING | S_RESET)
 
 int us_internal_output_admit(struct us_socket_t *s, size_t length) {
     const struct us_loop_t *loop = s->context->loop;

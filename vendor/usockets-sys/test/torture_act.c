@@ -33,8 +33,8 @@ static void act_write(struct end *end) {
     }
     }
     CHECK(sent <= length);
-    CHECK(sent == 0 || (end->opened && !end->shut && !end->closing));
-    CHECK(sent == length || end->shut || !end->opened || us_socket_is_closed(0, end->s) ||
+    CHECK(sent == 0 || (end->opened && !end->shut && !end->closing && !end->moving));
+    CHECK(sent == length || end->shut || end->moving || !end->opened || us_socket_is_closed(0, end->s) ||
           usx_socket_is_writable_pending(end->s));
     stream->sent += sent;
     if (one_in(3)) {
