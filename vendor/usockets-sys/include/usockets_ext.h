@@ -470,8 +470,9 @@ struct usx_close_reason usx_socket_close_reason(struct us_socket_t *s);
 /* Closes a socket; with `reset` non-zero discards what is queued and sends RST. In a deferring context
  * it is a pending effect: is_closed is true at once, writes take nothing, no event is delivered any more.
  * In another context the same as us_socket_close(s, 0, NULL). No effect on a closed or closing socket.
- * Output that was accepted and not sent yet *lingers*: the engine keeps the descriptor until it is sent and the
- * peer has ended too, or the drain deadline has passed; input is discarded meanwhile. */
+ * Output that was accepted and not sent yet, by the engine or by the system, *lingers*: the engine keeps the
+ * descriptor until it is sent and the peer has ended too, or the drain deadline has passed; input is discarded
+ * meanwhile. */
 void usx_socket_close(struct us_socket_t *s, int reset);
 
 /* Takes no more output, and closes when what was accepted has been given to the system; until then the socket is

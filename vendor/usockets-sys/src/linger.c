@@ -3,17 +3,25 @@
  * For the program the socket is closed: on_close has been called, its identity ends with the release as always. The
  * block, with its slot and its descriptor, is not freed then but moves to a context of the loop's own, which has no
  * handlers. There the rest is sent, our direction is ended, and what the peer still sends is read and thrown away
- * until it ends too: closing a TCP socket with unread input would reset the connection, and with it lose what
- * the peer has not read yet (RFC 1122, 4.2.2.13). The drain deadline bounds all of it. */
+ * until it ends too: a TCP socket that is closed resets the connection when there is unread input or when more comes
+ * (RFC 1122, 4.2.2.13), and with it the system loses what it still has of ours. The drain deadline bounds all of
+ * it. */
 #include "internal.h"
 #include "sys.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 
-/* The reasons for which what was accepted is still sent. */
-static int is_orderly(int reason_kind) {
-    return reason_kind == USX_REASON_LOCAL || reason_kind == USX_REASON_END ||
-           reason_kind == USX_REASON_CONTEXT_CLOSED || reason_kind == USX_REASON_PIPE;
+/* Whether what was accepted can and should still be sent. After a failed call the back end may not know what to wait
+ * for. */
+static int is_orderly(const struct us_socket_t *s) {
+    if (s->flags & (S_RESET | S_HANGUP | S_CONNECTING | S_OPENING | S_SILENT) ||
+        (s->cold && s->cold->failure)) {
+        return 0;
+    }
+    return s->reason_kind == USX_REASON_LOCAL || s->reason_kind == USX_REASON_END ||
+           s->reason_kind == USX_REASON_CONTEXT_CLOSED || s->reason_kind == USX_REASON_PIPE;
 }
 
 static int make_context(struct us_loop_t *loop) {
@@ -28,11 +36,13 @@ static unsigned int interest_of(const struct us_loop_t *loop, const struct us_so
            (us_internal_has_output(loop, s) ? LIBUS_SOCKET_WRITABLE : 0);
 }
 
-static void end_direction(struct us_loop_t *loop, struct us_socket_t *s) {
-    if (!(s->flags & S_SHUT)) {
-        (void) loop->backend->shutdown(loop, &s->p, SHUT_WR);
-        s->flags |= S_SHUT;
+/* Non-zero: it can't be ended but by closing the descriptor. */
+static int end_direction(struct us_loop_t *loop, struct us_socket_t *s) {
+    if (s->flags & S_SHUT) {
+        return 0;
     }
+    s->flags |= S_SHUT;
+    return loop->backend->shutdown(loop, &s->p, SHUT_WR) < 0;
 }
 
 /* How reading and throwing away came to its end. */
@@ -57,15 +67,23 @@ static enum discarded discard_input(struct us_loop_t *loop, struct us_socket_t *
     return DISCARDED_SOME;
 }
 
-int us_internal_linger_begin(struct us_socket_t *s) {
-    struct us_loop_t *loop = s->context->loop;
-    if (!s->context->deferring || !is_orderly((int) s->reason_kind) || loop->tearing_down ||
-        s->flags & (S_RESET | S_HANGUP | S_CONNECTING | S_OPENING | S_SILENT)) {
+/* True if the system, were it given the descriptor now, might reset the connection although it has output of ours that
+ * the peer has not: because it has input that nobody will read, or gets more. Unix sockets have it all at the peer. In
+ * the common case the peer has ended. */
+static int might_reset(struct us_loop_t *loop, struct us_socket_t *s) {
+    if (s->flags & S_END_SEEN) {
         return 0;
     }
-    uint64_t own = s->cold ? s->cold->drain : 0;
-    uint64_t drain = own ? own : s->context->deadlines.drain;
-    if (!drain || drain == DEADLINE_NEVER) {
+    enum discarded input = discard_input(loop, s);
+    int unsent = 0;
+    return input == DISCARDED_SOME || (input == DISCARDED_ALL && !us_internal_net_is_unix(s->p.fd) &&
+                                       sys_ioctl(s->p.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0);
+}
+
+int us_internal_linger_begin(struct us_socket_t *s) {
+    struct us_loop_t *loop = s->context->loop;
+    uint64_t drain = us_internal_drain_time(s);
+    if (!drain || !s->context->deferring || !is_orderly(s) || loop->tearing_down) {
         return 0;
     }
     int has_output = us_internal_has_output(loop, s);
@@ -73,18 +91,14 @@ int us_internal_linger_begin(struct us_socket_t *s) {
         s->flags |= has_output ? S_DRAIN_FORCED : 0;
         return 0;
     }
-    /* In the common case the peer has ended, or sent nothing that was not read. */
-    int unread = !has_output && !(s->flags & S_END_SEEN) && discard_input(loop, s) == DISCARDED_SOME;
-    if ((!has_output && !unread && !us_internal_zerocopy_waits(s)) || make_context(loop) < 0 ||
-        us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {
+    if ((!has_output && !us_internal_zerocopy_waits(s) && !might_reset(loop, s)) || make_context(loop) < 0 ||
+        us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0 ||
+        (!has_output && end_direction(loop, s))) {
         return 0;
     }
     s->flags |= S_LINGERING;
     loop->statistics.live_lingering++;
     us_internal_policy_arm(s, drain);
-    if (!has_output) {
-        end_direction(loop, s);
-    }
     return 1;
 }
 
@@ -105,7 +119,12 @@ int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s) {
     return 1;
 }
 
-static void end(struct us_loop_t *loop, struct us_socket_t *s) {
+/* Where bytes are lost, the peer must not take what it has for all. */
+void us_internal_linger_cut(struct us_socket_t *s) {
+    struct us_loop_t *loop = s->context->loop;
+    if (us_internal_has_output(loop, s)) {
+        us_internal_net_linger_reset(s->p.fd);
+    }
     us_internal_output_discard(s);
     us_internal_timeouts_disarm(s);
     us_internal_zerocopy_end(loop, s);
@@ -119,48 +138,31 @@ static void end(struct us_loop_t *loop, struct us_socket_t *s) {
     }
 }
 
-/* Bytes are lost, so the peer must not take what it has for all. */
-void us_internal_linger_cut(struct us_socket_t *s) {
-    struct us_loop_t *loop = s->context->loop;
-    if (us_internal_has_output(loop, s)) {
-        us_internal_net_linger_reset(s->p.fd);
-    }
-    end(loop, s);
-}
-
 void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
-    if (s->flags & S_RESET) { /* the output has failed */
+    int left = us_internal_has_output(loop, s);
+    /* S_RESET: the output has failed. */
+    if (s->flags & S_RESET || ready & BACKEND_ERROR || (left && ready & BACKEND_HANGUP)) {
         us_internal_linger_cut(s);
         return;
     }
-    if (ready & (BACKEND_ERROR | BACKEND_HANGUP)) {
-        end(loop, s);
-        return;
-    }
-    int left = us_internal_has_output(loop, s);
     if (left && ready & BACKEND_WRITABLE) {
         left = us_internal_output_send(s);
     }
-    if (!left) {
-        end_direction(loop, s);
+    int failed = !left && end_direction(loop, s);
+    /* Also before the end is acted upon: unread input would reset what the system still has. */
+    if (ready & (BACKEND_READABLE | BACKEND_HANGUP) && !(s->flags & S_END_SEEN)) {
+        failed |= discard_input(loop, s) == DISCARD_FAILED;
     }
-    int failed = ready & BACKEND_READABLE && !(s->flags & S_END_SEEN) &&
-                 discard_input(loop, s) == DISCARD_FAILED;
-    if (failed || (!left && s->flags & S_END_SEEN && !us_internal_zerocopy_waits(s))) {
-        end(loop, s);
-    } else if (us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {
+    if (failed || (!left && s->flags & S_END_SEEN && !us_internal_zerocopy_waits(s)) ||
+        us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0) {
         us_internal_linger_cut(s);
     }
 }
 
-void us_internal_linger_free(struct us_loop_t *loop) {
-    if (!loop->lingering) {
-        return;
-    }
-    while (loop->lingering->sockets != NO_SLOT) {
+void us_internal_linger_cut_all(struct us_loop_t *loop) {
+    while (loop->lingering && loop->lingering->sockets != NO_SLOT) {
         struct us_socket_t *s = us_internal_slot_socket(loop, loop->lingering->sockets);
         (void) us_internal_output_send(s);
         us_internal_linger_cut(s);
     }
-    us_internal_release(loop);
 }

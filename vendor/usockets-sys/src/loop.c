@@ -593,6 +593,15 @@ static void empty_queues(struct us_loop_t *loop) {
     }
 }
 
+/* Gives back what is closed, and what lingers. The last sends of the latter may fail, which puts them in a queue. */
+static void end_sockets(struct us_loop_t *loop) {
+    empty_queues(loop);
+    us_internal_release(loop);
+    us_internal_linger_cut_all(loop);
+    empty_queues(loop);
+    us_internal_release(loop);
+}
+
 int usx_loop_teardown(struct us_loop_t *loop) {
     if (loop->running || loop->frame_depth) {
         us_internal_fail(loop, EBUSY);
@@ -606,9 +615,7 @@ int usx_loop_teardown(struct us_loop_t *loop) {
         close_contexts(loop);
         finish_effects(loop);
     } while (has_sockets(loop));
-    empty_queues(loop);
-    us_internal_release(loop);
-    us_internal_linger_free(loop);
+    end_sockets(loop);
     us_internal_drains_drop(loop, 0);
     us_internal_timers_close_all(loop, 0);
     us_internal_user_polls_close_all(loop, 0);
@@ -630,9 +637,7 @@ void us_loop_free(struct us_loop_t *loop) {
         context->on.on_release = NULL;
         us_internal_context_discard_all(context);
     }
-    empty_queues(loop);
-    us_internal_release(loop);
-    us_internal_linger_free(loop);
+    end_sockets(loop);
     us_internal_drains_drop(loop, 1);
     while (loop->contexts) {
         us_internal_context_free_now(loop->contexts);

@@ -97,6 +97,12 @@ char *us_internal_net_ip(const struct sockaddr_storage *address, int *length) {
     }
 }
 
+int us_internal_net_is_unix(int fd) {
+    struct sockaddr_storage address;
+    socklen_t length;
+    return us_internal_net_local(fd, &address, &length) == 0 && address.ss_family == AF_UNIX;
+}
+
 int us_internal_net_port(const struct sockaddr_storage *address) {
     switch (address->ss_family) {
     case AF_INET:

@@ -25,6 +25,7 @@ int us_internal_net_port(const struct sockaddr_storage *address); /* -1 if not I
 /* The address of a socket file; 0 if the path is empty or too long. */
 struct sockaddr_un;
 socklen_t us_internal_net_unix(const char *path, struct sockaddr_un *address);
+int us_internal_net_is_unix(int fd); /* 0 also if it can't be asked */
 int us_internal_net_local(int fd, struct sockaddr_storage *address, socklen_t *length);
 int us_internal_net_remote(int fd, struct sockaddr_storage *address, socklen_t *length);
 

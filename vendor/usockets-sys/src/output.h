@@ -142,16 +142,16 @@ static inline int us_internal_is_piped(const struct us_socket_t *s) {
     return s->cold && s->cold->pipe_to;
 }
 
-/* Instead of closing the descriptor of a socket that was just closed for the program. Zero: there is nothing to
- * linger for. */
 /* How long this socket may linger, in ns; 0: not at all (timeout.c). */
 uint64_t us_internal_drain_time(const struct us_socket_t *s);
+/* Instead of closing the descriptor of a socket that was just closed for the program. Zero: there is nothing to
+ * linger for. */
 int us_internal_linger_begin(struct us_socket_t *s);
 /* The release of a socket that still lingers: it becomes the loop's own. Zero: it could not, and is released. */
 int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s);
 void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
-/* Its time is over. */
+/* It ends, whatever is left. */
 void us_internal_linger_cut(struct us_socket_t *s);
-void us_internal_linger_free(struct us_loop_t *loop);
+void us_internal_linger_cut_all(struct us_loop_t *loop);
 
 #endif

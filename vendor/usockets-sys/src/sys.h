@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -176,6 +177,11 @@ static inline int sys_getsockopt(int fd, int level, int name, void *value, sockl
 static inline int sys_getsockname(int fd, struct sockaddr *address, socklen_t *length) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(getsockname(fd, address, length));
+}
+/* Requests that store an int. */
+static inline int sys_ioctl(int fd, unsigned long request, int *value) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(ioctl(fd, request, value));
 }
 static inline int sys_getpeername(int fd, struct sockaddr *address, socklen_t *length) {
     int fault = us_internal_fault();
