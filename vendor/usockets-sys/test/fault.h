@@ -24,6 +24,9 @@ void scenario_echo(void);
 void scenario_echo_deferring(void);
 void scenario_echo_unix(void);
 
+/* fault_output.c */
+void scenario_output(void);
+
 /* fault_objects.c */
 void scenario_connect(void);
 void scenario_connect_by_name(void);

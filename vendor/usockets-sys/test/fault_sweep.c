@@ -36,6 +36,7 @@ const struct scenario scenarios[] = {
     {"echo", scenario_echo},
     {"echo-deferring", scenario_echo_deferring},
     {"echo-unix", scenario_echo_unix},
+    {"output", scenario_output},
     {"connect", scenario_connect},
     {"connect-by-name", scenario_connect_by_name},
     {"connect-race", scenario_connect_race},

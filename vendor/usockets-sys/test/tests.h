@@ -427,22 +427,6 @@ TEST(teardown_drops_drains_once)
 TEST(loop_freed_while_it_drains)
 TEST(drain_holds_its_context)
 
-/* test_ext_deadlines.c */
-TEST(accepted_socket_must_send_its_first_byte_in_time)
-TEST(first_byte_deadline_holds_beside_later_ones)
-TEST(client_has_no_first_byte_deadline_of_its_own)
-TEST(first_byte_deadline_goes_on_after_adoption)
-TEST(idle_socket_ends_where_no_handler_wants_to_know)
-TEST(idle_socket_calls_on_timeout_and_begins_anew_with_the_next_transfer)
-TEST(idle_deadline_of_one_socket)
-TEST(stalled_output_ends_a_socket_and_progress_begins_the_time_anew)
-TEST(stall_deadline_is_over_when_everything_is_sent)
-TEST(stall_deadline_of_one_socket_also_after_adoption)
-TEST(stall_deadline_runs_while_a_shutdown_or_a_close_waits)
-TEST(connect_deadline_covers_the_connection_and_the_lookup)
-TEST(deadlines_that_make_no_sense_are_refused)
-TEST(random_deadlines_are_neither_early_nor_late)
-
 /* test_ext_output.c */
 TEST(writes_of_one_dispatch_leave_by_one_send)
 TEST(a_broadcast_keeps_what_each_socket_has_collected)
@@ -488,6 +472,22 @@ TEST(memory_of_others_is_released_once_it_is_sent)
 TEST(memory_of_others_stays_theirs_when_it_is_refused)
 TEST(memory_of_others_is_released_however_the_socket_ends)
 
+/* test_ext_deadlines.c */
+TEST(accepted_socket_must_send_its_first_byte_in_time)
+TEST(first_byte_deadline_holds_beside_later_ones)
+TEST(client_has_no_first_byte_deadline_of_its_own)
+TEST(first_byte_deadline_goes_on_after_adoption)
+TEST(idle_socket_ends_where_no_handler_wants_to_know)
+TEST(idle_socket_calls_on_timeout_and_begins_anew_with_the_next_transfer)
+TEST(idle_deadline_of_one_socket)
+TEST(stalled_output_ends_a_socket_and_progress_begins_the_time_anew)
+TEST(stall_deadline_is_over_when_everything_is_sent)
+TEST(stall_deadline_of_one_socket_also_after_adoption)
+TEST(stall_deadline_runs_while_a_shutdown_or_a_close_waits)
+TEST(connect_deadline_covers_the_connection_and_the_lookup)
+TEST(deadlines_that_make_no_sense_are_refused)
+TEST(random_deadlines_are_neither_early_nor_late)
+
 /* test_ext_linger.c */
 TEST(slow_reader_gets_everything_after_close)
 TEST(slow_reader_of_a_unix_socket_gets_everything_after_close)
@@ -506,6 +506,9 @@ TEST(reset_by_the_peer_ends_the_lingering)
 TEST(both_ends_of_a_connection_linger)
 TEST(teardown_ends_what_lingers)
 TEST(teardown_after_the_peer_of_a_lingering_socket_has_gone)
+
+/* test_random_output.c */
+SLOW_TEST(random_output_keeps_order_and_bytes, 60)
 
 /* test_teardown.c */
 TEST(teardown_in_each_situation)
