@@ -19,8 +19,9 @@
 //! let echo = SocketContext::<false, (), Session>::builder()
 //!     .on_data(|_, socket, session, data| {
 //!         session.received += data.len();
-//!         let taken = socket.write(data);
-//!         assert_eq!(taken, data.len(), "what does not fit must wait for `on_writable`");
+//!         if socket.send(data).is_err() {
+//!             socket.reset(); // more waits for the peer than may
+//!         }
 //!     })
 //!     .build(&event_loop, ())?;
 //! let listener = echo.listen("127.0.0.1:0")?; // closes when dropped
