@@ -76,8 +76,9 @@ static int might_reset(struct us_loop_t *loop, struct us_socket_t *s) {
     }
     enum discarded input = discard_input(loop, s);
     int unsent = 0;
-    return input == DISCARDED_SOME || (input == DISCARDED_ALL && !us_internal_net_is_unix(s->p.fd) &&
-                                       sys_ioctl(s->p.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0);
+    return input == DISCARDED_SOME ||
+           (input == DISCARDED_ALL && sys_ioctl(s->p.fd, SIOCOUTQ, &unsent) == 0 && unsent > 0 &&
+            !us_internal_net_is_unix(s->p.fd));
 }
 
 int us_internal_linger_begin(struct us_socket_t *s) {
