@@ -91,7 +91,9 @@ impl Server {
         let stdout = process.stdout.take().ok_or("stdout is piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        Ok(Self { process, address: line.trim().parse()? })
+        let address =
+            line.trim().strip_prefix("listening on ").ok_or("the server says otherwise")?;
+        Ok(Self { process, address: address.parse()? })
     }
 
     /// Nanoseconds that its threads have run until now.
@@ -139,7 +141,7 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
         ("serve", [peer, reply, buffer, congestion]) => {
             let echo = Echo { reply: reply.parse()?, buffer: buffer.parse()? };
             let listener = net::listen(congestion)?;
-            println!("{}", listener.local_addr()?);
+            println!("listening on {}", listener.local_addr()?);
             peers::echo(peer, listener, echo)
         }
         ("defer", [peer, rest @ ..]) => defer::play(peer, client_cpu.parse()?, rest),

@@ -6,7 +6,7 @@ use super::echo::{METRICS, measure};
 use crate::Result;
 use crate::load::Load;
 use crate::measure::compare;
-use crate::peers::{Echo, SERVERS};
+use crate::peers::{Echo, WRITERS};
 use crate::settings::Settings;
 
 const MESSAGE: usize = 64;
@@ -29,7 +29,7 @@ pub(super) fn run(settings: &Settings) -> Result<()> {
         Row { depth: 64, each: true },
         Row { depth: 8, each: true },
     ];
-    compare(settings, &SERVERS, &METRICS, &rows, |row, peer| {
+    compare(settings, &WRITERS, &METRICS, &rows, |row, peer| {
         let load = Load { connections: 16, message: MESSAGE, depth: row.depth };
         let mut echo = Echo::default();
         if row.each {

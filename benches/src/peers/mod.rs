@@ -13,6 +13,8 @@ mod tokio;
 mod usockets;
 
 const USOCKETS: &str = "usockets";
+/// The same without gathering: each write is a call.
+const UNGATHERED: &str = "gathering off";
 const BARE: &str = "bare epoll";
 const QUEUE: &str = "C queue";
 const TOKIO: &str = "tokio";
@@ -23,6 +25,9 @@ const HEAP: &str = "binary heap";
 /// Echo servers.
 pub(crate) const SERVERS: [&str; 4] = [USOCKETS, BARE, TOKIO, MIO];
 /// Loops that other threads hand closures to.
+/// Those that may be asked for many small writes.
+pub(crate) const WRITERS: [&str; 5] = [USOCKETS, UNGATHERED, BARE, TOKIO, MIO];
+
 pub(crate) const MAILBOXES: [&str; 4] = [USOCKETS, QUEUE, TOKIO, CROSSBEAM];
 /// Loops with timers.
 pub(crate) const TIMERS: [&str; 3] = [USOCKETS, TOKIO, HEAP];
@@ -45,7 +50,8 @@ impl Default for Echo {
 /// Serves for ever.
 pub(crate) fn echo(peer: &str, listener: TcpListener, echo: Echo) -> Result<()> {
     match peer {
-        USOCKETS => usockets::echo(listener, echo),
+        USOCKETS => usockets::echo(listener, echo, true),
+        UNGATHERED => usockets::echo(listener, echo, false),
         BARE => bare::echo(&listener, echo),
         TOKIO => tokio::echo(listener, echo),
         MIO => mio::echo(listener, echo),

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use usockets::{Loop, Socket, SocketContext, Timer};
 
 use super::{Clock, Echo};
@@ -19,9 +20,10 @@ struct Session {
     rest: Box<[u8]>,
 }
 
-pub(super) fn echo(listener: TcpListener, echo: Echo) -> Result<()> {
+pub(super) fn echo(listener: TcpListener, echo: Echo, gather: bool) -> Result<()> {
     let event_loop = Loop::<()>::new()?;
     let context = SocketContext::<false, (), Session>::builder()
+        .gather(gather)
         .on_data(move |(), socket, session, data| send(socket, session, data, echo.reply))
         .on_writable(move |(), socket, session| {
             let rest = mem::take(&mut session.rest);
@@ -32,6 +34,7 @@ pub(super) fn echo(listener: TcpListener, echo: Echo) -> Result<()> {
         })
         .build(&event_loop, ())?;
     let _listener = context.listen_fd(listener)?;
+    let _stop = event_loop.on_signal(Signal::TERM.as_raw(), |event_loop, _| event_loop.stop())?;
     Ok(event_loop.run()?)
 }
 

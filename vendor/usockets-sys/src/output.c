@@ -452,7 +452,7 @@ static size_t write_behind(struct us_socket_t *s, const struct iovec *slices, in
     struct iovec all[SLICES_PER_SEND];
     int whole;
     int before = slices_of_output(s, all, SLICES_PER_SEND - 1, &whole);
-    size_t collected = us_internal_slices_length(all, before);
+    size_t collected = usx_socket_buffered(s);
     if (!whole || count > SLICES_PER_SEND - before) {
         us_internal_output_flush(s);
         return s->flags & (S_PENDING | S_RESET) ? 0 : write_directly(s, slices, count, 0);
