@@ -15,11 +15,10 @@ mod common;
 use std::collections::HashSet;
 use std::process::ExitCode;
 
-use common::Outbox;
-use usockets::{Loop, Socket, SocketContext, UsError};
+use usockets::{Deadlines, Loop, Socket, SocketContext, UsError};
 
 /// Bytes that may wait for a member; beyond that it is too slow for this room.
-const BEHIND_MAX: usize = 256 * 1024;
+const BEHIND_MAX: usize = 2 * 1024 * 1024;
 
 /// The longest line, in bytes.
 const LINE_MAX: usize = 4096;
@@ -39,7 +38,6 @@ struct Member {
     name: String,
     /// The beginning of a line.
     input: Vec<u8>,
-    outbox: Outbox,
 }
 
 fn main() -> ExitCode {
@@ -50,26 +48,29 @@ fn serve(address: &str) -> Result<(), UsError> {
     let event_loop = Loop::<()>::new()?;
 
     let chat = SocketContext::<false, Room, Member>::builder()
+        .send_limit(BEHIND_MAX)
+        .deadlines(Deadlines::new().first_byte(None)) // guests may just listen
         .on_open(|room, socket, member, _info| {
             room.guests += 1;
             member.name = format!("guest{}", room.guests);
             let notice = format!("* {} comes to {} others\n", member.name, room.members.len());
-            member.outbox.send(socket, notice.as_bytes());
+            room.dropped += tell(socket, notice.as_bytes());
             room.tell_others(socket, notice.as_bytes());
             room.members.insert(socket.clone());
         })
         .on_data(|room, socket, member, data| {
             member.input.extend_from_slice(data);
-            let text = take_lines(&mut member.input, &member.name, &mut room.lines);
-            room.tell_others(socket, &text);
+            for line in take_lines(&mut member.input).split_inclusive(|byte| *byte == b'\n') {
+                room.lines += 1;
+                room.tell_others(socket, &[member.name.as_bytes(), b": ", line].concat());
+            }
             if member.input.len() > LINE_MAX {
-                member.outbox.send(socket, b"* that line is too long\n");
-                socket.close();
+                room.dropped += tell(socket, b"* that line is too long\n");
+                socket.close(); // what was sent before arrives nevertheless
             }
         })
-        .on_writable(|_room, socket, member| member.outbox.flush(socket))
-        .on_end(|_room, socket, member| member.outbox.finish(socket))
-        .on_drain_requested(|_room, socket, member| member.outbox.close(socket))
+        .on_end(|_room, socket, _member| socket.shutdown())
+        .on_drain_requested(|_room, socket, _member| socket.close())
         .on_close(|room, socket, member, _reason| {
             room.members.remove(socket);
             room.tell_others(socket, format!("* {} goes\n", member.name).as_bytes());
@@ -90,36 +91,27 @@ fn serve(address: &str) -> Result<(), UsError> {
 }
 
 impl Room {
-    /// Sends `text` to everybody but `speaker`, whose state is lent to the callback that calls
-    /// this.
     fn tell_others(&mut self, speaker: &Socket<false, Member>, text: &[u8]) {
-        if text.is_empty() {
-            return;
-        }
         for other in self.members.iter().filter(|other| *other != speaker) {
-            // An error means that it is closed, and leaves the room in its `on_close`.
-            let behind = other.with_state(|member| {
-                member.outbox.send(other, text);
-                member.outbox.len()
-            });
-            if behind.is_ok_and(|behind| behind > BEHIND_MAX) && !other.is_closed() {
-                self.dropped += 1;
-                other.close();
-            }
+            self.dropped += tell(other, text);
         }
     }
 }
 
-/// Takes all whole lines out of `input`, and puts the name before each.
-fn take_lines(input: &mut Vec<u8>, name: &str, count: &mut u64) -> Vec<u8> {
-    let whole = input.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-    let mut text = Vec::new();
-    for line in input[..whole].split_inclusive(|byte| *byte == b'\n') {
-        *count += 1;
-        text.extend_from_slice(name.as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(line);
+/// Drops the member if too much waits for it already, and says how many were dropped.
+fn tell(member: &Socket<false, Member>, text: &[u8]) -> u64 {
+    match member.send(text) {
+        Err(UsError::QueueFull) => {
+            member.reset();
+            1
+        }
+        // An error means that it is closed, and leaves the room in its `on_close`.
+        Ok(()) | Err(_) => 0,
     }
-    input.drain(..whole);
-    text
+}
+
+/// Takes all whole lines out of `input`.
+fn take_lines(input: &mut Vec<u8>) -> Vec<u8> {
+    let whole = input.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    input.drain(..whole).collect()
 }

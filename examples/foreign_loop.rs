@@ -21,7 +21,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::Outbox;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use usockets::{Loop, LoopRef, SocketContext, UsError};
@@ -115,27 +114,23 @@ fn echo_datagrams(udp: &UdpSocket) -> io::Result<u64> {
     Ok(DATAGRAMS_MAX)
 }
 
-fn echo_context(event_loop: &LoopRef) -> Result<SocketContext<false, Totals, Outbox>, UsError> {
+fn echo_context(event_loop: &LoopRef) -> Result<SocketContext<false, Totals>, UsError> {
     SocketContext::builder()
-        .on_open(|totals: &mut Totals, socket, _outbox, _info| {
+        .on_open(|totals: &mut Totals, socket, (), _info| {
             totals.connections += 1;
             socket.set_timeout(IDLE_MAX).expect("the socket is open");
         })
-        .on_data(|totals, socket, outbox: &mut Outbox, data| {
+        .on_data(|totals, socket, (), data| {
             totals.bytes += data.len() as u64;
             socket.set_timeout(IDLE_MAX).expect("the socket is open");
-            outbox.send(socket, data);
-            if !outbox.is_empty() {
+            if socket.send(data).is_err() {
+                socket.reset();
+            } else if socket.needs_drain() {
                 socket.pause();
             }
         })
-        .on_writable(|_totals, socket, outbox| {
-            outbox.flush(socket);
-            if outbox.is_empty() {
-                socket.resume();
-            }
-        })
-        .on_timeout(|_totals, socket, _outbox| socket.close())
-        .on_end(|_totals, socket, outbox| outbox.finish(socket))
+        .on_drain(|_totals, socket, ()| socket.resume())
+        .on_timeout(|_totals, socket, ()| socket.close())
+        .on_end(|_totals, socket, ()| socket.shutdown())
         .build(event_loop, Totals::default())
 }

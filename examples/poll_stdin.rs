@@ -20,8 +20,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::Outbox;
-use usockets::{Interest, ListenSocket, Loop, LoopRef, Poll, Socket, SocketContext};
+use usockets::{Deadlines, Interest, ListenSocket, Loop, LoopRef, Poll, Socket, SocketContext};
 
 /// How long a client may take nothing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,16 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// State of the context. Closures of the poll reach it too.
 #[derive(Default)]
 struct Audience {
-    clients: HashSet<Socket<false, Outbox>>,
-    /// Those that have not taken everything.
-    behind: HashSet<Socket<false, Outbox>>,
+    clients: HashSet<Socket<false>>,
+    /// Those for which so much waits that nothing more is to come.
+    behind: HashSet<Socket<false>>,
     input: Option<Poll<File, Vec<u8>>>,
     listener: Option<ListenSocket>,
     served: u64,
     bytes: u64,
 }
 
-type Broadcast = SocketContext<false, Audience, Outbox>;
+type Broadcast = SocketContext<false, Audience>;
 
 fn main() -> ExitCode {
     common::run("127.0.0.1:3000", serve)
@@ -48,17 +47,19 @@ fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     let event_loop = Loop::<()>::new()?;
 
     let broadcast = Broadcast::builder()
-        .on_open(|audience, socket, _outbox, _info| {
+        // Clients just listen, and those that take nothing are dropped.
+        .deadlines(Deadlines::new().first_byte(None).write_stall(PATIENCE))
+        .on_open(|audience, socket, (), _info| {
             audience.served += 1;
             audience.clients.insert(socket.clone());
         })
-        .on_writable(|audience, socket, outbox| {
-            outbox.flush(socket);
-            audience.keep_book(socket, outbox);
+        .on_drain(|audience, socket, ()| {
+            audience.behind.remove(socket);
+            audience.read_if_all_can_take_it();
         })
-        .on_timeout(|_audience, socket, _outbox| socket.reset())
-        .on_end(|_audience, socket, outbox| outbox.finish(socket))
-        .on_close(|audience, socket, _outbox, _reason| {
+        .on_end(|_audience, socket, ()| socket.shutdown())
+        .on_drain_requested(|_audience, socket, ()| socket.close())
+        .on_close(|audience, socket, (), _reason| {
             audience.clients.remove(socket);
             audience.behind.remove(socket);
             audience.read_if_all_can_take_it();
@@ -73,7 +74,7 @@ fn serve(address: &str) -> Result<(), Box<dyn Error>> {
         audience.input = Some(input);
         audience.listener = Some(listener);
     })?;
-    let _signals = common::stop_on_signals(&event_loop)?;
+    let _signals = common::drain_on_signals(&event_loop)?;
     event_loop.run()?;
 
     broadcast.with_state(|audience| {
@@ -115,26 +116,13 @@ fn watch_stdin(
 impl Audience {
     fn send(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
-        for socket in &self.clients.clone() {
-            // An error means that it is closed, and `on_close` follows.
-            let _closed = socket.with_state(|outbox| {
-                outbox.send(socket, text);
-                self.keep_book(socket, outbox);
-            });
+        for socket in &self.clients {
+            if socket.send(text).is_err() {
+                socket.reset(); // if it is not closed already; `on_close` follows
+            } else if socket.needs_drain() {
+                self.behind.insert(socket.clone());
+            }
         }
-    }
-
-    /// Notes whether the client is behind, and since when.
-    fn keep_book(&mut self, socket: &Socket<false, Outbox>, outbox: &Outbox) {
-        let patience = if outbox.is_empty() {
-            self.behind.remove(socket);
-            Duration::ZERO
-        } else {
-            self.behind.insert(socket.clone());
-            PATIENCE
-        };
-        // An error means that it is closed, and `on_close` follows.
-        let _closed = socket.set_timeout(patience);
         self.read_if_all_can_take_it();
     }
 
@@ -151,7 +139,7 @@ impl Audience {
         self.input = None;
         self.listener = None;
         for socket in &self.clients {
-            let _closed = socket.with_state(|outbox| outbox.finish(socket));
+            socket.shutdown();
         }
     }
 }

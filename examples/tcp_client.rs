@@ -17,7 +17,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use common::Outbox;
 use usockets::{Backend, CloseReason, Interest, Loop, Poll, Socket, SocketContext};
 
 /// State of the context.
@@ -44,15 +43,15 @@ fn talk(address: &str) -> io::Result<()> {
     // poll(2) can watch plain files as well, unlike epoll, and is as good for two descriptors.
     let event_loop = Loop::<()>::builder().backend(Backend::Poll).build(())?;
 
-    let context = SocketContext::<false, Client, Outbox>::builder()
-        .on_open(|client, socket, _outbox, _info| match watch_stdin(socket) {
+    let context = SocketContext::<false, Client>::builder()
+        .on_open(|client, socket, (), _info| match watch_stdin(socket) {
             Ok(input) => client.input = Some(input),
             Err(error) => {
                 client.failure = Some(error);
                 socket.close();
             }
         })
-        .on_data(|client, socket, _outbox, data| {
+        .on_data(|client, socket, (), data| {
             // May block, which holds up nobody but this one connection.
             let mut stdout = io::stdout().lock();
             if let Err(error) = stdout.write_all(data).and_then(|()| stdout.flush()) {
@@ -60,20 +59,19 @@ fn talk(address: &str) -> io::Result<()> {
                 socket.close();
             }
         })
-        .on_writable(|client, socket, outbox| {
-            outbox.flush(socket);
-            if outbox.is_empty() && !socket.is_shut_down() {
+        .on_drain(|client, socket, ()| {
+            if !socket.is_shut_down() {
                 client.watch(Interest::READABLE);
             }
         })
-        .on_close(|client, _socket, _outbox, reason| {
+        .on_close(|client, _socket, (), reason| {
             client.input = None; // nothing keeps the loop running any more
             if !matches!(reason, CloseReason::End | CloseReason::Local) {
                 client.failure =
                     Some(reason.error().unwrap_or_else(|| io::Error::other(reason.to_string())));
             }
         })
-        .on_connect_error(|client, _socket, _outbox, error| {
+        .on_connect_error(|client, _socket, (), error| {
             client.failure = Some(io::Error::new(error.kind(), error.to_string()));
         })
         .build(&event_loop, Client::default())?;
@@ -84,7 +82,7 @@ fn talk(address: &str) -> io::Result<()> {
 }
 
 /// Sends standard input through the socket.
-fn watch_stdin(socket: &Socket<false, Outbox>) -> io::Result<Poll<File>> {
+fn watch_stdin(socket: &Socket<false>) -> io::Result<Poll<File>> {
     eprintln!("connected to {}", socket.peer_addr()?);
     // Not `Stdin`, which buffers: what waits in a buffer makes no descriptor readable.
     let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -94,14 +92,12 @@ fn watch_stdin(socket: &Socket<false, Outbox>) -> io::Result<Poll<File>> {
     let input = Poll::new(&event_loop, stdin, Interest::READABLE, (), move |input, (), _ready| {
         // Once per call: it may block the next time. An error of the terminal is an end as well.
         let count = input.source().read(&mut chunk).unwrap_or(0);
-        let all_sent = socket.with_state(|outbox| {
-            outbox.send(&socket, &chunk[..count]);
-            if count == 0 {
-                outbox.finish(&socket);
-            }
-            outbox.is_empty()
-        });
-        if count == 0 || !all_sent.unwrap_or(false) {
+        if count == 0 {
+            socket.shutdown(); // after all that was sent
+        }
+        // An error means that the connection has ended, and `on_close` follows.
+        let ended = count == 0 || socket.send(&chunk[..count]).is_err();
+        if ended || socket.needs_drain() {
             input.set_interest(Interest::NONE).expect("it is watched already");
         }
     })?;

@@ -11,7 +11,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use usockets::{Loop, SignalWatch, Socket, SocketContext, UsError};
+use usockets::{Loop, SignalWatch, SocketContext, UsError};
 
 /// How long connections may take to come to their end.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -23,19 +23,6 @@ struct Totals {
     messages: u64,
     bytes: u64,
 }
-
-/// What a connection still has to send: the state of each socket.
-///
-/// While something is left here, the socket is paused. So this never holds more than one chunk of data,
-/// and the client, which is not read from, feels that it has to read.
-#[derive(Default)]
-struct Session {
-    rest: Vec<u8>,
-    /// How much of `rest` was sent already.
-    sent: usize,
-}
-
-type EchoSocket = Socket<false, Session>;
 
 fn main() -> ExitCode {
     let address = env::args().nth(1).unwrap_or_else(|| String::from("127.0.0.1:3000"));
@@ -51,23 +38,23 @@ fn main() -> ExitCode {
 fn serve(address: &str) -> Result<(), UsError> {
     let event_loop = Loop::<()>::new()?;
 
-    let echo = SocketContext::<false, Totals, Session>::builder()
-        .on_open(|totals, _socket, _session, _info| totals.connections += 1)
-        .on_data(|totals, socket, session, data| {
+    let echo = SocketContext::<false, Totals>::builder()
+        .on_open(|totals, _socket, (), _info| totals.connections += 1)
+        .on_data(|totals, socket, (), data| {
             totals.messages += 1;
             totals.bytes += data.len() as u64;
-            send(socket, session, data);
-        })
-        .on_writable(|_totals, socket, session| flush(socket, session))
-        // A client that has finished gets to see that we have too. Nothing is left to be sent: while
-        // there is, the socket is paused, and the end is not reported.
-        .on_end(|_totals, socket, _session| socket.close())
-        // The server is to end. What was read goes back first.
-        .on_drain_requested(|_totals, socket, session| {
-            if session.rest.is_empty() {
-                socket.close();
+            // What the system does not take at once is queued and follows by itself.
+            if socket.send(data).is_err() {
+                socket.reset();
+            } else if socket.needs_drain() {
+                socket.pause(); // who does not read is not read from
             }
         })
+        .on_drain(|_totals, socket, ()| socket.resume())
+        // A client that has finished gets the rest, and sees that we have finished too.
+        .on_end(|_totals, socket, ()| socket.shutdown())
+        // The server is to end. What was read goes back first: a close loses nothing.
+        .on_drain_requested(|_totals, socket, ()| socket.close())
         .build(&event_loop, Totals::default())?;
 
     let listener = echo.listen(address)?;
@@ -85,29 +72,6 @@ fn serve(address: &str) -> Result<(), UsError> {
             totals.connections, totals.bytes, totals.messages
         );
     })
-}
-
-/// Sends what the system takes, and keeps the rest.
-fn send(socket: &EchoSocket, session: &mut Session, data: &[u8]) {
-    let taken = socket.write(data);
-    if taken < data.len() {
-        session.rest.extend_from_slice(&data[taken..]);
-        socket.pause();
-    }
-}
-
-/// Goes on with the rest, and reads on when it is gone.
-fn flush(socket: &EchoSocket, session: &mut Session) {
-    session.sent += socket.write(&session.rest[session.sent..]);
-    if session.sent == session.rest.len() {
-        session.rest.clear();
-        session.sent = 0;
-        if socket.is_draining() {
-            socket.close();
-        } else {
-            socket.resume();
-        }
-    }
 }
 
 /// Closes the listener, lets the connections come to their end, and then ends `run`. Clients that do not

@@ -15,7 +15,6 @@ mod common;
 
 use std::process::ExitCode;
 
-use common::Outbox;
 use usockets::{Loop, SocketContext, UsError};
 
 #[derive(Default)]
@@ -31,23 +30,19 @@ fn main() -> ExitCode {
 fn serve(address: &str) -> Result<(), UsError> {
     let event_loop = Loop::<()>::new()?;
 
-    let echo = SocketContext::<false, Totals, Outbox>::builder()
-        .on_open(|totals, _socket, _outbox, _info| totals.connections += 1)
-        .on_data(|totals, socket, outbox, data| {
+    let echo = SocketContext::<false, Totals>::builder()
+        .on_open(|totals, _socket, (), _info| totals.connections += 1)
+        .on_data(|totals, socket, (), data| {
             totals.bytes += data.len() as u64;
-            outbox.send(socket, data);
-            if !outbox.is_empty() {
+            if socket.send(data).is_err() {
+                socket.reset();
+            } else if socket.needs_drain() {
                 socket.pause(); // who does not read is not read from
             }
         })
-        .on_writable(|_totals, socket, outbox| {
-            outbox.flush(socket);
-            if outbox.is_empty() {
-                socket.resume();
-            }
-        })
-        .on_end(|_totals, socket, outbox| outbox.finish(socket))
-        .on_drain_requested(|_totals, socket, outbox| outbox.close(socket))
+        .on_drain(|_totals, socket, ()| socket.resume())
+        .on_end(|_totals, socket, ()| socket.shutdown())
+        .on_drain_requested(|_totals, socket, ()| socket.close())
         .build(&event_loop, Totals::default())?;
 
     // An abstract name is a path that begins with a NUL.

@@ -13,10 +13,8 @@
 
 mod common;
 
-use std::mem;
 use std::process::ExitCode;
 
-use common::Outbox;
 use usockets::{Loop, LoopRef, Socket, SocketContext, UsError};
 
 /// The longest line and the longest payload, in bytes.
@@ -31,7 +29,6 @@ struct Lines {
     /// The beginning of a line.
     input: Vec<u8>,
     count: u32,
-    outbox: Outbox,
 }
 
 /// State of a socket that talks in frames.
@@ -39,7 +36,6 @@ struct Frames {
     /// The beginning of a frame.
     input: Vec<u8>,
     lines_before: u32,
-    outbox: Outbox,
 }
 
 fn main() -> ExitCode {
@@ -77,34 +73,31 @@ fn lines_context(
                 rest = after;
                 if line == b"UPGRADE\n" {
                     answer.extend_from_slice(b"OK\n");
-                    lines.outbox.send(socket, &answer);
-                    // Takes place after this callback, and the handle is stale from here on. The
-                    // bytes behind the line came with its end, so they are part of this data.
-                    socket.adopt(&frames, rest.len(), into_frames).expect("the socket is open");
-                    return;
+                    send(socket, &answer);
+                    // Takes place after this callback, and the handle is stale from here on. What
+                    // was sent moves along. The bytes behind the line came with its end, so they
+                    // are part of this data.
+                    let adopted = socket.adopt(&frames, rest.len(), into_frames);
+                    return adopted.unwrap_or_else(|_| socket.reset());
                 }
                 answer.extend(line.to_ascii_uppercase());
                 lines.count += 1;
             }
             lines.input = rest.to_vec();
-            lines.outbox.send(socket, &answer);
+            send(socket, &answer);
             if lines.input.len() > LENGTH_MAX {
                 socket.close();
             }
-            read_if_sent(socket, &lines.outbox);
         })
-        .on_writable(|_opened, socket, lines| {
-            lines.outbox.flush(socket);
-            read_if_sent(socket, &lines.outbox);
-        })
-        .on_end(|_opened, socket, lines| lines.outbox.finish(socket))
-        .on_drain_requested(|_opened, socket, lines| lines.outbox.close(socket))
+        .on_drain(|_opened, socket, _lines| socket.resume())
+        .on_end(|_opened, socket, _lines| socket.shutdown())
+        .on_drain_requested(|_opened, socket, _lines| socket.close())
         .build(event_loop, 0)
 }
 
-/// The new state, made of the old one. What waits to be sent moves along.
+/// The new state, made of the old one.
 fn into_frames(lines: &mut Lines) -> Frames {
-    Frames { input: Vec::new(), lines_before: lines.count, outbox: mem::take(&mut lines.outbox) }
+    Frames { input: Vec::new(), lines_before: lines.count }
 }
 
 /// The second protocol. The context's state counts the connections that came to it.
@@ -115,8 +108,7 @@ fn frames_context(event_loop: &LoopRef) -> Result<SocketContext<false, u64, Fram
             *upgraded += 1;
             let mut greeting = Vec::new();
             put_frame(&mut greeting, format!("{} lines", frames.lines_before).as_bytes());
-            frames.outbox.send(socket, &greeting);
-            read_if_sent(socket, &frames.outbox);
+            send(socket, &greeting);
         })
         .on_data(|_upgraded, socket, frames, data| {
             frames.input.extend_from_slice(data);
@@ -133,15 +125,11 @@ fn frames_context(event_loop: &LoopRef) -> Result<SocketContext<false, u64, Fram
                 rest = after;
             }
             frames.input = rest.to_vec();
-            frames.outbox.send(socket, &answer);
-            read_if_sent(socket, &frames.outbox);
+            send(socket, &answer);
         })
-        .on_writable(|_upgraded, socket, frames| {
-            frames.outbox.flush(socket);
-            read_if_sent(socket, &frames.outbox);
-        })
-        .on_end(|_upgraded, socket, frames| frames.outbox.finish(socket))
-        .on_drain_requested(|_upgraded, socket, frames| frames.outbox.close(socket))
+        .on_drain(|_upgraded, socket, _frames| socket.resume())
+        .on_end(|_upgraded, socket, _frames| socket.shutdown())
+        .on_drain_requested(|_upgraded, socket, _frames| socket.close())
         .build(event_loop, 0)
 }
 
@@ -151,11 +139,11 @@ fn put_frame(output: &mut Vec<u8>, payload: &[u8]) {
     output.extend_from_slice(payload);
 }
 
-/// Reads from a peer only while it reads too.
-fn read_if_sent<S: 'static>(socket: &Socket<false, S>, outbox: &Outbox) {
-    if outbox.is_empty() {
-        socket.resume();
-    } else {
+/// Sends, and reads on only when the peer has read enough of that.
+fn send<S: 'static>(socket: &Socket<false, S>, data: &[u8]) {
+    if socket.send(data).is_err() {
+        socket.reset();
+    } else if socket.needs_drain() {
         socket.pause();
     }
 }

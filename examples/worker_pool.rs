@@ -17,7 +17,6 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::Outbox;
 use usockets::{Loop, LoopHandle, Socket, SocketContext, Timer, UsError, WorkerPool};
 
 /// Requests of one client that are under way; beyond that it is not read from.
@@ -49,7 +48,6 @@ struct Client {
     ended: bool,
     /// The server drains: requests under way are answered, and no others.
     leaving: bool,
-    outbox: Outbox,
 }
 
 type ClientSocket = Socket<false, Client>;
@@ -73,10 +71,7 @@ fn serve(address: &str) -> Result<(), UsError> {
             client.input.extend(&*data);
             client.go_on(service, socket);
         })
-        .on_writable(|service, socket, client| {
-            client.outbox.flush(socket);
-            client.go_on(service, socket);
-        })
+        .on_drain(|service, socket, client| client.go_on(service, socket))
         .on_end(|service, socket, client| {
             client.ended = true;
             client.go_on(service, socket);
@@ -111,30 +106,30 @@ impl Client {
         while self.begin_requests(service, socket) {
             self.send_answers(service, socket);
         }
-        if self.has_room() && self.input.len() > LINE_MAX {
-            self.outbox.send(socket, b"error: that line is too long\n");
+        if self.has_room(socket) && self.input.len() > LINE_MAX {
+            send(socket, "error: that line is too long\n");
             socket.close();
         }
-        if self.has_room() {
+        if self.has_room(socket) {
             socket.resume();
         } else {
             socket.pause();
         }
         if self.leaving && self.answers.is_empty() {
-            self.outbox.close(socket);
-        } else if self.ended && self.answers.is_empty() {
-            self.outbox.finish(socket);
+            socket.close(); // what was sent arrives nevertheless
+        } else if self.ended && self.answers.is_empty() && self.has_room(socket) {
+            socket.shutdown(); // no line is left
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.answers.len() < REQUESTS_MAX && self.outbox.is_empty() && !self.leaving
+    fn has_room(&self, socket: &ClientSocket) -> bool {
+        self.answers.len() < REQUESTS_MAX && !socket.needs_drain() && !self.leaving
     }
 
     /// Takes lines while there is room for more requests, and says whether there were any.
     fn begin_requests(&mut self, service: &Service, socket: &ClientSocket) -> bool {
         let mut any = false;
-        while self.has_room() {
+        while self.has_room(socket) {
             let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else { break };
             let line: Vec<u8> = self.input.drain(..=end).collect();
             self.begin(service, socket, &String::from_utf8_lossy(&line));
@@ -183,7 +178,13 @@ impl Client {
             self.answered += 1;
             service.answers += 1;
         }
-        self.outbox.send(socket, text.as_bytes());
+        send(socket, &text);
+    }
+}
+
+fn send(socket: &ClientSocket, text: &str) {
+    if !text.is_empty() && socket.send(text.as_bytes()).is_err() {
+        socket.reset();
     }
 }
 
