@@ -5,7 +5,8 @@
 #   make gate         all of STEPS, without installing anything
 #   make <step>       one of them
 #
-# Measurements, which print figures and judge nothing: make instructions, make memory.
+# Measurements, which print figures and judge nothing: make instructions, make memory,
+# make transfers.
 
 STEPS := fmt clippy doc test test-poll bindings headers include-only \
          engine-gcc engine-clang engine-sanitized engine-faults engine-threads \
@@ -16,7 +17,7 @@ PACKAGES := usockets usockets-sys usockets-systest usockets-benches
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: check gate gate-steps $(STEPS) instructions memory clean
+.PHONY: check gate gate-steps $(STEPS) instructions memory transfers clean
 
 check: fmt clippy doc test
 
@@ -107,6 +108,10 @@ syscalls:
 
 instructions:
 	scripts/count_instructions.sh
+
+# What a file costs in system calls, by sendfile and by copying.
+transfers:
+	scripts/count_transfer_calls.sh
 
 memory:
 	cargo test --release -p usockets --test memory -- --nocapture

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
-for tool in socat nc python3 cc ip unshare; do
+for tool in socat nc python3 cc curl wrk ip unshare; do
     command -v "$tool" >/dev/null || fail "$tool is missing"
 done
 binaries=${CARGO_TARGET_DIR:-target}/release/examples
@@ -34,6 +34,11 @@ refuses() {
     output=$(timeout 20 "$@" 2>&1 </dev/null) || status=$?
     ((status == 1)) || fail "$*: exit code $status, expected 1"
     [[ $output =~ $pattern ]] || fail "$*: '$output' does not say '$pattern'"
+}
+
+# The most memory that the server has needed, in KiB.
+server_memory() {
+    sed -nE 's/^VmHWM:\s+([0-9]+) kB/\1/p' "/proc/$server_pid/status"
 }
 
 # The other side of the server, in scripts/example_clients.py.
@@ -195,7 +200,6 @@ check_upgrade() {
 }
 
 check_graceful() {
-    command -v wrk >/dev/null || fail "wrk is missing"
     listening_server "$binaries/graceful" 127.0.0.1:0
     expect "200 OK: process $server_pid"$'\n' curl -s "http://$address/"
     timeout 60 wrk -t 2 -c 50 -d 2 "http://$address/" >"$work/wrk" || fail "wrk"
@@ -237,6 +241,38 @@ hand_over() {
     grep -q 'is relieved' "$output" || fail "the predecessor does not know its successor"
     ! grep -q 'in time' "$output" || fail "connections were cut off"
     wait_until 20 test -S "$1" || fail "the successor does not wait for its own"
+}
+
+check_file_server() {
+    local folder=$work/files
+    mkdir -p "$folder/folder"
+    seq 0 999 >"$folder/numbers"
+    echo secret >"$work/secret"
+    ln -s ../secret "$folder/out"
+    mkfifo "$folder/pipe"
+    # Of blocks that are no multiple of any buffer's size.
+    head -c 1000003 /dev/urandom >"$work/block"
+    write_blocks "$work/block" $bulk >"$folder/big"
+    refuses 'nowhere' "$binaries/file_server" 127.0.0.1:0 "$work/nowhere"
+    listening_server "$binaries/file_server" 127.0.0.1:0 "$folder"
+    local url=http://$address
+    timeout 120 curl -s "$url/big" | cmp - "$folder/big" || fail "the file differs"
+    timeout 120 curl -s -r 500000001-900000000 "$url/big" |
+        cmp - <(tail -c +500000002 "$folder/big" | head -c 400000000) || fail "the range differs"
+    # The kept part of a transfer that broke, and the rest.
+    head -c 123456789 "$folder/big" >"$work/part"
+    timeout 120 curl -s -C - -o "$work/part" "$url/big" || fail "going on"
+    cmp "$work/part" "$folder/big" || fail "the file differs after going on"
+    client file_server "$server_pid"
+    timeout 120 wrk -t 2 -c $many -d 4 --timeout 60s "$url/numbers" >"$work/wrk" || fail "wrk"
+    ! grep -E 'Socket errors|Non-2xx' "$work/wrk" || fail "requests were lost"
+    local memory
+    memory=$(server_memory)
+    ((memory < 65536)) || fail "it has needed $memory KiB"
+    sed -n "s/^ *\([0-9]* requests in .*\)/    $many connections: \1; $memory KiB of memory/p" "$work/wrk"
+    stop_server TERM
+    says '^served [0-9]+ requests of [0-9]+ connections$'
+    rm -r "$folder" "$work/block" "$work/part"
 }
 
 check_foreign_loop() {

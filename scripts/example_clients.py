@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 
 
@@ -196,6 +197,118 @@ def graceful(host: str, port: str, process: str) -> None:
     for peer in (late, sending, idle, stuck):
         expect(peer.rest(), b"")
     assert time.monotonic() - begin >= 5, "the deadline came early"
+
+
+def http_status(peer: Peer) -> tuple[int, int]:
+    """The status of the next answer, and the length of its body."""
+    status = int(peer.line().split()[1])
+    length = None
+    while line := peer.line().strip():
+        name, value = line.split(b": ", 1)
+        if name == b"Content-Length":
+            length = int(value)
+    return status, length
+
+
+def http_body(peer: Peer, length: int) -> bytes:
+    while len(peer.input) < length:
+        chunk = peer.socket.recv(1 << 20)
+        assert chunk, "the server closed the connection inside of a body"
+        peer.input += chunk
+    body, peer.input = peer.input[:length], peer.input[length:]
+    return body
+
+
+def get(path: bytes, fields: bytes = b"", method: bytes = b"GET") -> bytes:
+    return method + b" " + path + b" HTTP/1.1\r\nHost: example\r\n" + fields + b"\r\n"
+
+
+def file_server(host: str, port: str, process: str) -> None:
+    """Below the folder there are `numbers`, a line "n" for each n below 1,000, and `big`, 1 GiB."""
+    numbers = b"".join(b"%d\n" % number for number in range(1000))
+    size = len(numbers)
+    path = b"/numbers"
+    # The connection stays open after these.
+    peer = Peer(host, port)
+    for request, status, length in (
+        (get(path), 200, size),
+        (get(b"http://example/numbers?query=/../x"), 200, size),
+        (get(b"/%6eumbers"), 200, size),
+        (get(b"/folder/../numbers"), 200, size),
+        (get(path, b"Range: bytes=10-19\r\n"), 206, 10),
+        (get(path, b"Range: bytes=-7\r\n"), 206, 7),
+        (get(path, b"Range: bytes=7-\r\n"), 206, size - 7),
+        (get(path, b"Range: bytes=7-99999999999999999999\r\n"), 206, size - 7),
+        (get(path, b"Range: bytes=%d-\r\n" % size), 416, 0),
+        (get(path, b"Range: bytes=-0\r\n"), 416, 0),
+        (get(path, b"Range: bytes=9-8\r\n"), 200, size),
+        (get(path, b"Range: bytes=0-1,3-4\r\n"), 200, size),
+        (get(path, b"Range: bytes=0-1\r\nIf-Range: \"other\"\r\n"), 200, size),
+        (get(b"/"), 404, 0),
+        (get(b"/folder"), 404, 0),
+        (get(b"/folder/"), 404, 0),
+        (get(b"/nothing"), 404, 0),
+        (get(b"/pipe"), 404, 0),
+        (get(b"/out"), 404, 0),
+        (get(b"/../secret"), 404, 0),
+        (get(b"/folder/../../secret"), 404, 0),
+        (get(b"/%2e%2e%2fsecret"), 404, 0),
+        (get(b"//etc/passwd"), 404, 0),
+    ):
+        peer.send(request)
+        expect((request, *http_status(peer)), (request, status, length))
+        http_body(peer, length)
+    peer.send(get(path, method=b"HEAD") + get(path, b"If-None-Match: \"other\", *\r\n"))
+    expect(http_status(peer), (200, size))
+    expect(http_status(peer), (304, size))
+    # And it is closed after these.
+    for request, status in (
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET /numbers HTTP/1.1\r\n\r\n", 400),
+        (b"GET /numbers HTTP/2.0\r\nHost: example\r\n\r\n", 505),
+        (get(b"numbers"), 400),
+        (get(b"/%zz"), 400),
+        (get(b"/numbers%00"), 400),
+        (get(path, b"Content-Length: 40\r\n"), 400),
+        (get(path, b"Transfer-Encoding: chunked\r\n"), 400),
+        (get(path, b"Content-Length: 3\r\n", b"POST") + b"abc", 405),
+        (get(path, method=b"FETCH"), 501),
+        (get(path, b"Field: " + b"x" * 9000 + b"\r\n"), 431),
+        (get(path, b"a: b\r\n" * 100), 431),
+        (b"GET /" + b"x" * 9000, 431),
+    ):
+        peer = Peer(host, port)
+        peer.send(request)
+        expect((request[:60], *http_status(peer)), (request[:60], status, 0))
+        expect(peer.rest(), b"")
+    # Byte by byte.
+    peer = Peer(host, port)
+    for byte in get(path, b"Connection: close\r\n"):
+        peer.send(bytes([byte]))
+    expect(http_status(peer), (200, size))
+    expect(peer.rest() == numbers, True)
+    # Many at once, and the end of the client with them.
+    peer = Peer(host, port)
+    places = [(7 * n % size, min(7 * n % size + n % 50, size - 1)) for n in range(2000)]
+    requests = b"".join(get(path, b"Range: bytes=%d-%d\r\n" % place) for place in places)
+    threading.Thread(target=lambda: (peer.send(requests), peer.finish()), daemon=True).start()
+    for first, last in places:
+        expect(http_status(peer), (206, last + 1 - first))
+        expect(http_body(peer, last + 1 - first), numbers[first : last + 1])
+    expect(peer.rest(), b"")
+    # Who does not read costs one open file, however much is asked for, and nobody else waits.
+    sleeper, other = Peer(host, port), Peer(host, port)
+    for peer in (sleeper, other):
+        peer.send(get(path, method=b"HEAD"))
+        expect(http_status(peer), (200, size))
+    before = len(os.listdir(f"/proc/{process}/fd"))
+    sleeper.send(get(b"/big") * 500)
+    expect(http_status(sleeper), (200, 1 << 30))
+    for _ in range(100):
+        other.send(get(path))
+        expect(http_status(other), (200, size))
+        http_body(other, size)
+    expect(len(os.listdir(f"/proc/{process}/fd")) <= before + 1, True)
 
 
 if __name__ == "__main__":

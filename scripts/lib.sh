@@ -7,6 +7,7 @@ work=$(mktemp -d)
 server_pid=
 server_output=
 servers=0
+kept_servers=()
 
 cleanup() {
     jobs -p | xargs -r kill -KILL 2>/dev/null || true
@@ -71,6 +72,28 @@ listening_server() {
     port=${address##*:}
 }
 
+# keep_server: lets it run beside the next one, until end_kept_servers or the end of the script.
+keep_server() {
+    kept_servers+=("$server_pid")
+    server_pid=
+}
+
+# They end by SIGTERM, and with exit code 0.
+end_kept_servers() {
+    local running=$server_pid
+    for server_pid in "${kept_servers[@]}"; do
+        stop_server TERM
+    done
+    kept_servers=()
+    server_pid=$running
+}
+
+# After start_server socat -d -d TCP-LISTEN:0...: sets $socat_address to what it listens on.
+socat_listens() {
+    wait_until 30 server_says 'listening on' || fail "socat does not listen"
+    socat_address=$(sed -nE 's/.*listening on AF=2 ([^ ]+).*/\1/p' "$server_output")
+}
+
 # wait_server SECONDS: until it ends, with exit code 0.
 wait_server() {
     wait_until "$1" server_has_ended || fail "it does not end"
@@ -85,4 +108,14 @@ stop_server() {
     server_runs || fail "it has ended by itself"
     kill "-$1" "$server_pid"
     wait_server 20
+}
+
+# write_blocks BLOCK BYTES: so many bytes, of copies of the file BLOCK.
+write_blocks() {
+    python3 - "$@" <<'PYTHON'
+import sys
+block, left = open(sys.argv[1], "rb").read(), int(sys.argv[2])
+while left > 0:
+    left -= sys.stdout.buffer.write(block[:left])
+PYTHON
 }

@@ -211,14 +211,16 @@ fn every_example_is_in_the_readme_and_in_the_gate() {
     assert!(!examples.is_empty(), "there are no examples");
     for example in examples {
         let path = Path::new(&example);
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        // A file in a folder is a part of an example if the folder has a main.rs.
-        let part = path.with_file_name("main.rs") != path
+        // An example of several files is a folder with a main.rs, whose name is that of the folder.
+        let is_main = path.with_file_name("main.rs") == path;
+        let part = !is_main
             && path.parent() != Some(Path::new("examples"))
             && path.extension().is_some_and(|e| e == "rs");
         if part {
             continue;
         }
+        let named = if is_main { path.parent().unwrap_or(path) } else { path };
+        let stem = named.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let (name, check) = if path.extension().is_some_and(|e| e == "c") {
             (example.clone(), format!("check_c_{stem}()"))
         } else {

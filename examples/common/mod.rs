@@ -14,7 +14,7 @@ pub(crate) fn run<E: Display>(
     default: &str,
     program: impl FnOnce(&str) -> Result<(), E>,
 ) -> ExitCode {
-    let argument = env::args().nth(1).unwrap_or_else(|| default.to_owned());
+    let argument = argument(1, default);
     match program(&argument) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -22,6 +22,11 @@ pub(crate) fn run<E: Display>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// The argument with this number, from 1, or `default` if there is none.
+pub(crate) fn argument(number: usize, default: &str) -> String {
+    env::args().nth(number).unwrap_or_else(|| default.to_owned())
 }
 
 /// How long connections may take to come to their end when the program is asked to.
