@@ -109,9 +109,10 @@ syscalls:
 instructions:
 	scripts/count_instructions.sh
 
-# What a file costs in system calls, by sendfile and by copying.
+# What a file costs in system calls, and a proxy in processor time, by the system and by copying.
 transfers:
 	scripts/count_transfer_calls.sh
+	scripts/proxy_bulk.sh
 
 memory:
 	cargo test --release -p usockets --test memory -- --nocapture

@@ -275,6 +275,48 @@ check_file_server() {
     rm -r "$folder" "$work/block" "$work/part"
 }
 
+check_proxy() {
+    listening_server "$binaries/tcp_echo" 127.0.0.1:0
+    keep_server
+    local upstream_port=$port
+    refuses 'nowhere' "$binaries/proxy" 127.0.0.1:0 nowhere
+    listening_server "$binaries/proxy" 127.0.0.1:0 "localhost:$upstream_port"
+    # The end of the input goes through, and what it is answered by comes back.
+    expect $'hello\n' bash -c 'echo hello | socat -t 10 - "TCP:$0:$1"' "$host" "$port"
+    expect $'hello\n' bash -c 'echo hello | nc -N "$0" "$1"' "$host" "$port"
+    timeout 60 python3 scripts/bulk_echo.py "$host" "$port" $((1 << 28)) || fail "bulk echo"
+    local memory
+    memory=$(server_memory)
+    ((memory < 65536)) || fail "it has needed $memory KiB"
+    end_kept_servers
+    # Now nobody listens there.
+    wait_until 20 no_upstream || fail "upstream is still there"
+    stop_server TERM
+    local bytes=$((12 + (1 << 28)))
+    says "^served [0-9]+ connections, [1-9][0-9]* failed, $bytes bytes up, $bytes bytes down$"
+
+    # To a server that keeps what it gets.
+    start_server socat -u -d -d TCP-LISTEN:0,bind=127.0.0.1 "OPEN:$work/got,creat"
+    socat_listens
+    keep_server
+    listening_server "$binaries/proxy" 127.0.0.1:0 "$socat_address" --proxy-header
+    expect '' bash -c 'echo hello | nc -N "$0" "$1"' "$host" "$port"
+    # Version 2, TCP over IPv4, 12 bytes: the addresses, and both ports.
+    printf '\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\1\x7f\0\0\1' >"$work/header"
+    cmp "$work/header" <(head -c 24 "$work/got") || fail "the header"
+    cmp <(echo hello) <(tail -c +29 "$work/got") || fail "what follows the header"
+    stop_server TERM
+    kept_servers=() # socat has ended with its connection
+
+    scripts/proxy_bulk.sh $bulk
+}
+
+# The proxy says that it cannot connect to the server that was stopped.
+no_upstream() {
+    timeout 20 nc -N "$host" "$port" </dev/null >/dev/null 2>&1 || true
+    server_says '^upstream: .*refused'
+}
+
 check_foreign_loop() {
     listening_server "$binaries/foreign_loop" 127.0.0.1:0
     expect $'hello\n' bash -c 'echo hello | nc -N "$0" "$1"' "$host" "$port"
