@@ -253,8 +253,11 @@ static int walk_lingering(struct us_loop_t *loop, int budget) {
         budget--;
         const struct us_socket_context_t *origin = usx_find_context(loop, s->linger_origin);
         if (origin ? us_internal_drain_forces(origin) : loop->draining == LOOP_FORCES) {
-            s->flags |= S_DRAIN_FORCED;
-            loop->statistics.deadlines_missed++;
+            /* One that has sent everything, and only waits for the peer's end, has finished. */
+            if (us_internal_has_output(loop, s)) {
+                s->flags |= S_DRAIN_FORCED;
+                loop->statistics.deadlines_missed++;
+            }
             us_internal_linger_cut(s);
         }
     }

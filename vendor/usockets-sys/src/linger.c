@@ -106,7 +106,7 @@ int us_internal_linger_begin(struct us_socket_t *s) {
 int us_internal_linger_take(struct us_loop_t *loop, struct us_socket_t *s) {
     struct us_socket_context_t *context = s->context;
     if (us_internal_drain_forces(context)) {
-        s->flags |= S_DRAIN_FORCED;
+        s->flags |= us_internal_has_output(loop, s) ? S_DRAIN_FORCED : 0;
         us_internal_linger_cut(s);
         return 0;
     }
