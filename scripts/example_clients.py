@@ -34,9 +34,10 @@ class Peer:
         return line
 
     def rest(self) -> bytes:
-        """Everything until the server ends the connection."""
+        """Everything until the server ends the connection, which then ends on this side too."""
         while chunk := self.socket.recv(4096):
             self.input += chunk
+        self.socket.close()
         return self.input
 
     def is_silent(self) -> bool:
