@@ -270,7 +270,9 @@ check_file_server() {
     memory=$(server_memory)
     ((memory < 65536)) || fail "it has needed $memory KiB"
     sed -n "s/^ *\([0-9]* requests in .*\)/    $many connections: \1; $memory KiB of memory/p" "$work/wrk"
-    stop_server TERM
+    client file_server_drain "$server_pid"
+    wait_server 20
+    ! server_says 'in time' || fail "connections were cut off"
     says '^served [0-9]+ requests of [0-9]+ connections$'
     rm -r "$folder" "$work/block" "$work/part"
 }

@@ -312,6 +312,28 @@ def file_server(host: str, port: str, process: str) -> None:
     expect(len(os.listdir(f"/proc/{process}/fd")) <= before + 1, True)
 
 
+def file_server_drain(host: str, port: str, process: str) -> None:
+    """What has begun when the server is to end is sent, and so is the answer to half a request."""
+    length = 30_000_000
+    reading, sending, idle = (Peer(host, port) for _ in range(3))
+    reading.send(get(b"/big", b"Range: bytes=0-%d\r\n" % (length - 1)))
+    expect(http_status(reading), (206, length))
+    request = get(b"/numbers", method=b"HEAD")
+    for peer in (sending, idle):
+        peer.send(request)
+        expect(http_status(peer)[0], 200)
+    # What was answered before is the sign that this has come, too.
+    sending.send(request + request[:20])
+    expect(http_status(sending)[0], 200)
+    os.kill(int(process), signal.SIGTERM)
+    expect(idle.rest(), b"")
+    sending.send(request[20:])
+    expect(http_status(sending)[0], 200)
+    expect(sending.rest(), b"")
+    http_body(reading, length)
+    expect(reading.rest(), b"")
+
+
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
     globals()[name](*arguments)
