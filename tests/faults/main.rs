@@ -12,6 +12,8 @@ mod connect;
 mod echo;
 mod listen;
 mod objects;
+mod output;
+mod peer;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;

@@ -97,6 +97,8 @@ void us_internal_socket_break_later(struct us_socket_t *s, int reason_kind, int 
         cold->failure_kind = reason_kind;
     }
     s->flags |= S_RESET;
+    /* Part of a message may be on its way: nothing must follow it, not even what is collected without a call. */
+    us_internal_output_disown(s);
     us_internal_socket_fail_later(s, error);
 }
 
