@@ -14,6 +14,7 @@ mod listen;
 mod objects;
 mod output;
 mod peer;
+mod pipe;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;

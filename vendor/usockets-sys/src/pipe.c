@@ -255,6 +255,9 @@ static void close_too(struct us_socket_t *other, const struct us_socket_t *s) {
 void us_internal_pipe_closing(struct us_socket_t *s) {
     struct socket_cold *cold = s->cold;
     s->flags &= ~S_PIPE_OVER;
+    if (cold && cold->pipe_from && !is_orderly(s)) {
+        s->flags |= S_RESET; /* the peer of a target that fails must not take what it has for all */
+    }
     if (cold && cold->pipe_to) {
         struct us_socket_t *target = cold->pipe_to;
         unlink_pipe(s);
