@@ -281,3 +281,22 @@ fn loop_that_is_dropped_gives_all_descriptors_back() -> Result<(), UsError> {
     descriptors.assert_unchanged();
     Ok(())
 }
+
+#[test]
+fn drain_that_forces_one_side_ends_the_pipe() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let (forced, kept) = (Record::<()>::new(), Record::<()>::new());
+    let draining = recorded(&event_loop, &forced);
+    let staying = recorded(&event_loop, &kept);
+    let (one, _one_peer) = accept_one(&event_loop, &draining, &forced);
+    let (two, _two_peer) = accept_one(&event_loop, &staying, &kept);
+    one.pipe_to(&two)?;
+    two.pipe_to(&one)?;
+    draining.drain(std::time::Duration::ZERO, |report| assert_eq!(report.forced, 1))?;
+    pump(&event_loop, || forced.ended());
+    assert_eq!(forced.closed(), Some(CloseReason::Deadline(DeadlineKind::Drain)));
+    pump(&event_loop, || kept.ended());
+    assert_eq!(kept.closed(), Some(CloseReason::Pipe));
+    Ok(())
+}

@@ -108,6 +108,7 @@ void us_internal_socket_force_later(struct us_socket_t *s) {
         us_internal_output_settle(s);
         begin(s, USX_REASON_DEADLINE, USX_DEADLINE_DRAIN);
         us_internal_effect_push(s->context->loop, s);
+        us_internal_pipe_closing(s);
     }
 }
 
