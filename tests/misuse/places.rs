@@ -42,6 +42,7 @@ places! {
         Data,
         Descriptors,
         Writable,
+        OnDrain,
         End,
         Close,
         CloseAtTeardown,
@@ -78,6 +79,7 @@ places! {
         ListenerDescriptor,
         RunOnLoop,
         StateInsideCallback,
+        Cork,
     }
     Trait {
         Addresses,
@@ -101,6 +103,7 @@ places! {
         DropConvertRefused,
         DropSignalHandler,
         DropDrained,
+        DropBuffer,
         DropLocalJobAtTeardown,
         DropRemoteJobAtTeardown,
         DropHookAtTeardown,
@@ -111,6 +114,7 @@ places! {
         DropCallbackAtTeardown,
         DropConvertAtTeardown,
         DropDrainedAtTeardown,
+        DropBufferAtTeardown,
         DropLoopStateAtTeardown,
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use socket2::SockRef;
 use usockets::{
@@ -17,7 +18,7 @@ use crate::actions::Actor;
 use crate::places::Place;
 use crate::util::{own_address, scaled, unix_pair};
 use crate::values::{
-    Addresses, ContextState, Descriptor, LoopState, Moved, Probe, Session, Source,
+    Addresses, Buffer, ContextState, Descriptor, LoopState, Moved, Probe, Session, Source,
 };
 use crate::world::{Here, Main, Target, World, current, pool, set_current, visit};
 
@@ -46,7 +47,8 @@ const STEPS: &[fn(&Rc<World>)] = &[
     send,
     send_descriptors,
     fill,
-    read_back,
+    read_all_back,
+    cork,
     end_pipe,
     expire_timeouts,
     expire_timer,
@@ -198,6 +200,11 @@ fn main_context(world: &World) -> Result<Main, UsError> {
         })
         .on_writable(|state, socket, session| {
             let place = event(socket, Place::Writable);
+            let _entered = visit(place, &mut with_session(socket, session, state));
+        })
+        .water_marks(6000, 1000)
+        .on_drain(|state, socket, session| {
+            let place = event(socket, Place::OnDrain);
             let _entered = visit(place, &mut with_session(socket, session, state));
         })
         .on_end(|state, socket, session| {
@@ -442,6 +449,26 @@ fn fill(world: &Rc<World>) {
             break;
         }
     }
+    // More than the high-water mark.
+    let _queued = other.send_bytes(Bytes::from_owner(Buffer::new(8192)));
+}
+
+/// Until all that was queued has gone: each turn sends no more than there is room for.
+fn read_all_back(world: &Rc<World>) {
+    for _ in 0..10 {
+        read_back(world);
+        world.drive(1);
+    }
+}
+
+fn cork(world: &Rc<World>) {
+    let Some(other) = world.other.get() else { return };
+    other.cork(|socket| {
+        let _taken = socket.write(b"before");
+        let mut here = Here { socket: Some(socket), ..Here::default() };
+        let _entered = visit(Place::Cork, &mut here);
+        let _taken = socket.write(b"after");
+    });
 }
 
 fn read_back(world: &Rc<World>) {
@@ -710,7 +737,10 @@ fn leave_something(world: &Rc<World>) {
     if let (Some(socket), Some(target)) = (moving, world.target.get()) {
         let _begun = adopt(&socket, &target, 0, leave);
     }
-    world.new_socket();
+    if let Some(socket) = world.new_socket() {
+        // More than a system takes at once.
+        let _queued = socket.send_bytes(Bytes::from_owner(Buffer::new(1 << 20)));
+    }
     let local = Probe::new(Place::DropLocalJobAtTeardown);
     let _given = world.loop_ref.defer(move |_| local.hold());
     let remote = Probe::new(Place::DropRemoteJobAtTeardown);

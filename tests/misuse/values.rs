@@ -48,6 +48,25 @@ impl Drop for Probe {
     }
 }
 
+/// Bytes that a socket sends, as many as asked for.
+pub(crate) struct Buffer {
+    data: Vec<u8>,
+    _probe: Probe,
+}
+
+impl Buffer {
+    pub(crate) fn new(length: usize) -> Self {
+        let probe = Probe::with_teardown(Place::DropBuffer, Place::DropBufferAtTeardown);
+        Self { data: vec![7; length], _probe: probe }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
 /// The state of the loop.
 pub(crate) struct LoopState {
     _token: Token,
