@@ -10,6 +10,7 @@ mod util;
 
 mod connect;
 mod echo;
+mod handover;
 mod listen;
 mod objects;
 mod output;
