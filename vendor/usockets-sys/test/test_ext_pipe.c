@@ -577,3 +577,33 @@ void test_pipes_that_are_idle_have_no_descriptors(void) {
     ASSERT_LE(count_descriptors(), before + 2);
     finish(loop);
 }
+
+static void ignore_drained(struct us_loop_t *loop, const struct usx_drain_report *report, void *argument) {
+    (void) loop, (void) report, (void) argument;
+}
+
+/* A piped socket whose context has drained for long enough, and one of another context at the other end. */
+static void force_one_of_two(int forced_is_target) {
+    struct us_loop_t *loop = test_loop();
+    struct side stays = {0}, drains = {0};
+    begin_side(&stays, loop);
+    begin_side(&drains, loop);
+    int peer, other;
+    struct us_socket_t *left = open_raw(&stays, &peer);
+    struct us_socket_t *forced = open_raw(&drains, &other);
+    ASSERT_OK(forced_is_target ? usx_socket_pipe(left, forced, 0) : usx_socket_pipe(forced, left, 0));
+    ASSERT_OK(usx_context_drain(drains.context, 0, ignore_drained, NULL));
+    RUN_UNTIL(loop, drains.count[CLOSE] == 1);
+    RUN_UNTIL(loop, stays.count[CLOSE] == 1);
+    ASSERT_EQ(reasons[0].kind, USX_REASON_DEADLINE);
+    ASSERT_EQ(reasons[1].kind, USX_REASON_PIPE);
+    finish(loop);
+}
+
+void test_pipe_ends_with_a_target_that_a_drain_has_forced(void) {
+    force_one_of_two(1);
+}
+
+void test_pipe_ends_with_a_source_that_a_drain_has_forced(void) {
+    force_one_of_two(0);
+}

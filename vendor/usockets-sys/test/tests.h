@@ -618,6 +618,8 @@ TEST(pipes_full_both_ways_end_when_the_peers_go)
 TEST(pipe_source_that_hangs_up_while_the_target_is_full_loses_nothing)
 TEST(pipe_with_bytes_in_it_is_closed_with_the_loop)
 TEST(pipes_that_are_idle_have_no_descriptors)
+TEST(pipe_ends_with_a_target_that_a_drain_has_forced)
+TEST(pipe_ends_with_a_source_that_a_drain_has_forced)
 
 /* test_ext_zerocopy.c */
 TEST(zerocopy_memory_is_given_back_when_it_was_read)
