@@ -36,9 +36,10 @@ static unsigned int interest_of(const struct us_loop_t *loop, const struct us_so
            (us_internal_has_output(loop, s) ? LIBUS_SOCKET_WRITABLE : 0);
 }
 
-/* Non-zero: it can't be ended but by closing the descriptor. */
+/* Non-zero: it can't be ended but by closing the descriptor. While memory is awaited it is not ended: when the peer has
+ * ended too, that would be a hang-up, which pollers report for ever. */
 static int end_direction(struct us_loop_t *loop, struct us_socket_t *s) {
-    if (s->flags & S_SHUT) {
+    if (s->flags & S_SHUT || us_internal_zerocopy_waits(s)) {
         return 0;
     }
     s->flags |= S_SHUT;

@@ -297,3 +297,27 @@ void test_zerocopy_completions_follow_an_adoption(void) {
     free_pieces(pieces);
     finish(loop);
 }
+
+/* Both directions have ended, which pollers report for ever, and the peer has not taken all of it yet. */
+void test_zerocopy_lingering_does_not_spin_when_the_peer_has_ended(void) {
+    struct us_loop_t *loop = test_loop();
+    struct side server = {0};
+    begin(&server, loop, SECONDS(60));
+    int fd;
+    struct us_socket_t *s = open_raw(&server, &fd);
+    int small = 4096, large = 400 * 1000;
+    ASSERT_SYS(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small));
+    ASSERT_SYS(setsockopt(us_poll_fd(&s->p), SOL_SOCKET, SO_SNDBUF, &large, sizeof large));
+    struct lent lent;
+    lend(&lent, 0, 2 * PIECE);
+    send_lent(s, &lent);
+    raw_shutdown(fd);
+    usx_socket_close_after_flush(s);
+    RUN_UNTIL(loop, server.count[CLOSE] == 1);
+    expect_quiet(loop);
+    ASSERT_EQ(lent.released, 0);
+    read_pattern(loop, fd, 0, 2 * PIECE);
+    RUN_UNTIL(loop, lent.released == 1);
+    finish(loop);
+    free(lent.data);
+}
