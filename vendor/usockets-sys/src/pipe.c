@@ -172,7 +172,7 @@ enum read_end us_internal_pipe_forward(struct us_loop_t *loop, struct us_socket_
     for (int i = 0; i < BUDGET_SPLICES; i++) {
         struct us_socket_t *target = s->cold->pipe_to;
         us_internal_output_flush(target);
-        if (target->flags & S_PENDING) {
+        if (target->flags & (S_PENDING | S_RESET)) { /* of one that has lost bytes, nothing may follow these */
             hold(s);
             return READ_STOPPED;
         }

@@ -168,6 +168,9 @@ void us_socket_shutdown(int ssl, struct us_socket_t *s) {
     s->flags &= ~S_WRITE_SHORT;
     us_internal_pipe_target_ended(s);
     us_internal_output_settle(s);
+    if (s->flags & S_RESET) {
+        return; /* accepted bytes were lost just now: the peer must not see an end in order */
+    }
     if (s->flags & S_PENDING) {
         s->flags |= S_SHUT_WANTED;
     } else {
