@@ -208,11 +208,11 @@ check_graceful() {
     wait_server 20
     says '1 connections did not finish in time'
     says '^served [0-9]+ requests of [0-9]+ connections$'
-    check_hand_over
+    hand_over_under_load
 }
 
 # One process after the other takes over, as long as wrk asks.
-check_hand_over() {
+hand_over_under_load() {
     local control=$work/control hand_overs=0
     refuses 'No such file' "$binaries/graceful" --take-over "$control"
     listening_server "$binaries/graceful" 127.0.0.1:0 --control "$control"
