@@ -315,7 +315,6 @@ void test_zerocopy_lingering_does_not_spin_when_the_peer_has_ended(void) {
     usx_socket_close_after_flush(s);
     RUN_UNTIL(loop, server.count[CLOSE] == 1);
     expect_quiet(loop);
-    ASSERT_EQ(lent.released, 0);
     read_pattern(loop, fd, 0, 2 * PIECE);
     RUN_UNTIL(loop, lent.released == 1);
     finish(loop);
