@@ -38,8 +38,8 @@ fn listen_with_options(case: &Case) -> Result<(), UsError> {
     peers.iter().for_each(|peer| peer.set_nonblocking(true).expect("a socket"));
     listener.pause();
     listener.resume();
-    let mut input = vec![0; 3];
-    let mut has_ended = vec![false; 3];
+    let mut input = [0; 3];
+    let mut has_ended = [false; 3];
     case.turn_until(&event_loop, || {
         for (i, peer) in peers.iter_mut().enumerate() {
             match peer.read(&mut [0; 8]) {
