@@ -318,6 +318,22 @@ fn limits_refuse_all_or_nothing() -> Result<(), UsError> {
 }
 
 #[test]
+fn what_is_only_collected_does_not_use_up_the_limit() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let record = Record::<()>::new();
+    let context = record.builder().send_limit(10_000).build(&event_loop, ())?;
+    let (socket, mut peer) = accept_one(&event_loop, &context, &record);
+    socket.cork(|socket| {
+        for _ in 0..20 {
+            socket.send(&[7; 3000]).expect("the system has room");
+        }
+    });
+    assert_eq!(peer.read(&event_loop, 60_000), vec![7; 60_000]);
+    Ok(())
+}
+
+#[test]
 fn on_drain_comes_once_for_every_crossing() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();

@@ -8,21 +8,26 @@
 #define S_NO_OUTPUT \
     (S_SHUT | S_SHUT_WANTED | S_CLOSE_WANTED | S_CLOSING | S_CLOSED | S_MOVING | S_RESET)
 
-int us_internal_output_admit(struct us_socket_t *s, size_t length) {
+/* Whether the limits of socket and loop leave room for so much. */
+static int has_room(const struct us_socket_t *s, size_t length) {
     const struct us_loop_t *loop = s->context->loop;
     size_t limit = s->context->output.limit;
+    if (limit && (length > limit || us_internal_output_memory(s) > limit - length)) {
+        return 0;
+    }
+    limit = loop->queue_limit;
+    return !limit || (length <= limit && loop->queued <= limit - length);
+}
+
+int us_internal_output_admit(struct us_socket_t *s, size_t length) {
     if (s->p.kind != POLL_KIND_SOCKET || s->flags & S_NO_OUTPUT || !s->context->deferring) {
         return -EPIPE;
     }
-    size_t buffered = us_internal_output_memory(s);
-    if (limit && (length > limit || buffered > limit - length)) {
-        return -ENOBUFS;
+    if (!has_room(s, length)) {
+        /* What is only collected does not wait for the peer. */
+        us_internal_output_flush(s);
     }
-    limit = loop->queue_limit;
-    if (limit && (length > limit || loop->queued > limit - length)) {
-        return -ENOBUFS;
-    }
-    return 0;
+    return has_room(s, length) ? 0 : -ENOBUFS;
 }
 
 /* Something was put at the end of the queue: it leaves as soon as it can. */
