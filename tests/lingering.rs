@@ -220,6 +220,23 @@ fn the_end_of_the_peer_does_not_cut_the_answer() -> Result<(), UsError> {
 }
 
 #[test]
+fn a_close_before_the_failure_was_told_says_what_was_lost() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let record = Record::<()>::new();
+    let context = lingering(&event_loop, &record);
+    let (socket, peer) = accept_one(&event_loop, &context, &record);
+    // A reset, of which the loop does not know yet.
+    SockRef::from(peer.stream()).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(peer);
+    socket.send(b"accepted")?;
+    socket.close();
+    settle(&event_loop);
+    assert_eq!(record.closed(), Some(CloseReason::Reset));
+    Ok(())
+}
+
+#[test]
 fn reset_discards() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();

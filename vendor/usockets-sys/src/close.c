@@ -15,6 +15,20 @@ struct close_words {
     void *reason;
 };
 
+/* True if the program closes a socket before it was told that what it accepted can't be sent. */
+static int has_lost_output(const struct us_socket_t *s) {
+    return s->context->deferring && s->flags & S_OPENED && !(s->flags & S_RESET) && s->cold &&
+           s->cold->failure && us_internal_has_output(s->context->loop, s);
+}
+
+int us_internal_failure_reason(const struct us_socket_t *s, int error) {
+    int kind = s->cold && s->cold->failure == error ? s->cold->failure_kind : 0;
+    if (kind) {
+        return kind;
+    }
+    return error == ECONNRESET || error == EPIPE ? USX_REASON_RESET : USX_REASON_ERROR;
+}
+
 static void begin(struct us_socket_t *s, int reason_kind, int error) {
     if (s->flags & S_RESET) {
         us_internal_output_discard(s);
@@ -24,6 +38,10 @@ static void begin(struct us_socket_t *s, int reason_kind, int error) {
         us_internal_output_settle(s);
     }
     us_internal_timeouts_disarm(s);
+    if (reason_kind == USX_REASON_LOCAL && has_lost_output(s)) {
+        error = s->cold->failure;
+        reason_kind = us_internal_failure_reason(s, error);
+    }
     s->flags |= S_CLOSING;
     s->reason_kind = (uint32_t) reason_kind;
     s->reason_error = error;

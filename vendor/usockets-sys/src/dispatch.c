@@ -129,14 +129,7 @@ static enum read_end receive_all(struct us_loop_t *loop, uint32_t slot, int ende
  * --------------------------------------------------------------------------------------------- */
 
 static void close_failed(struct us_socket_t *s, int error) {
-    int kind = s->cold && s->cold->failure == error ? s->cold->failure_kind : 0;
-    if (kind) {
-        us_internal_socket_close_now(s, kind, error);
-    } else if (error == ECONNRESET || error == EPIPE) {
-        us_internal_socket_close_now(s, USX_REASON_RESET, error);
-    } else {
-        us_internal_socket_close_now(s, USX_REASON_ERROR, error);
-    }
+    us_internal_socket_close_now(s, us_internal_failure_reason(s, error), error);
 }
 
 /* The descriptor is finished and everything is read: say why. */

@@ -597,6 +597,8 @@ int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest);
 void us_internal_socket_fail_later(struct us_socket_t *s, int error);
 /* The same for this reason, with a reset: the peer must not take what it has for all. */
 void us_internal_socket_break_later(struct us_socket_t *s, int reason_kind, int error);
+/* The reason that an errno stands for. */
+int us_internal_failure_reason(const struct us_socket_t *s, int error);
 /* Closes by the program, as a pending effect. */
 void us_internal_socket_close_later(struct us_socket_t *s, int reason_kind);
 /* The same because its context has drained for long enough. */
