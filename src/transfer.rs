@@ -141,7 +141,8 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     /// Bytes that the program did not take yet, those that [`adopt`](Self::adopt) left over for instance, come first.
     /// Nothing more is received while the target has no room, so what waits is bounded; nothing at all while the source is [paused](Self::pause). The target may be
     /// written to meanwhile: it goes between two chunks. Deadlines are those of the two sockets: idle,
-    /// and write stall of the target.
+    /// and write stall of the target. A source that waits for a slow target counts as idle meanwhile.
+    /// Descriptors that come with the bytes of a Unix socket are dropped.
     ///
     /// # How it ends
     ///
