@@ -12,24 +12,24 @@ source scripts/lib.sh
 short=1000
 long=3000
 
-# Writes "count name" lines for a run of $2 rounds of the client $1 to the file $3.
+# Writes "count name" lines for a run of $2 rounds of $1 messages to the file $3.
 trace() {
-    local client=$1 rounds=$2 result=$3
+    local messages=$1 rounds=$2 result=$3
     shift 3
     listening_server strace -f -c -U calls,name -o "$work/counts" "$@"
-    timeout 60 python3 "$client" "$host" "$port" "$rounds" || fail "no answers"
+    timeout 60 python3 scripts/ping_pong.py "$host" "$port" "$rounds" "$messages" || fail "no answers"
     # The server is a child of strace.
     kill -TERM $(<"/proc/$server_pid/task/$server_pid/children")
     wait_server 20
     grep -E '^ *[0-9]+ [a-z_0-9]+$' "$work/counts" | grep -v ' total$' >"$result"
 }
 
-# check CLIENT COMMAND...
+# check MESSAGES COMMAND...
 check() {
-    local client=$1
+    local messages=$1
     shift
-    trace "$client" $short "$work/short" "$@"
-    trace "$client" $long "$work/long" "$@"
+    trace "$messages" $short "$work/short" "$@"
+    trace "$messages" $long "$work/long" "$@"
     awk -v rounds=$((long - short)) '
         FNR == NR { before[$2] = $1; next }
         {
@@ -55,8 +55,8 @@ check() {
 release="${CARGO_TARGET_DIR:-target}/release"
 cargo build --release --example tcp_echo
 echo "echo, one message at a time:"
-check scripts/ping_pong.py "$release/examples/tcp_echo" 127.0.0.1:0
+check 1 "$release/examples/tcp_echo" 127.0.0.1:0
 
 cargo build --release -p usockets-benches
 echo "64 requests at once, a write for each:"
-check scripts/many_requests.py "$release/usockets-benches" @ 0 0 serve usockets 64 65536 ""
+check 64 "$release/usockets-benches" @ 0 0 serve usockets 64 65536 ""

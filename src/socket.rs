@@ -143,7 +143,8 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     ///
     /// Bytes that were accepted are still sent: the engine keeps the connection, and the loop
     /// running, until they are gone and the peer has finished too, or the
-    /// [drain deadline](crate::Deadlines::drain) has passed.
+    /// [drain deadline](crate::Deadlines::drain) has passed. If the system has refused some of them
+    /// already, and the program does not know yet, `on_close` tells that failure.
     pub fn close(&self) {
         if let Ok(socket) = self.raw() {
             socket.close(false);
