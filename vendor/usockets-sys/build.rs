@@ -18,6 +18,9 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
+/// `OPENSSL_VERSION_NUMBER` of the first version that is still maintained.
+const OPENSSL_3_0: u64 = 0x3000_0000;
+
 fn main() {
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR").unwrap_or_default());
     let include = root.join("include");
@@ -44,12 +47,16 @@ fn main() {
         .flag(&source)
         .std("c11")
         .define("_GNU_SOURCE", None)
-        .define("LIBUS_NO_SSL", None)
         .warnings(true)
         .extra_warnings(true);
     if target_os == "linux" {
         build.define("LIBUS_USE_EPOLL", None);
     }
+    let tls = openssl();
+    match &tls {
+        Some(openssl) => build.define("LIBUS_USE_OPENSSL", None).include(openssl),
+        None => build.define("LIBUS_NO_SSL", None),
+    };
     if fault_injection {
         build.define("USX_FAULT_INJECTION", None);
     }
@@ -67,7 +74,7 @@ fn main() {
         println!("cargo::rustc-cfg=usockets_fault_injection");
     }
     println!("cargo::metadata=include={}", include.display());
-    println!("cargo::metadata=tls=none");
+    println!("cargo::metadata=tls={}", if tls.is_some() { "openssl" } else { "none" });
     println!("cargo::metadata=backends={backends}");
     println!("cargo::metadata=fault_injection={}", u8::from(fault_injection));
     println!("cargo::metadata=sanitize={sanitizers}");
@@ -75,7 +82,7 @@ fn main() {
 
 /// All C files below `source`, in a stable order.
 fn engine_files(include: &Path, source: &Path) -> Vec<PathBuf> {
-    for header in ["libusockets.h", "usockets_ext.h"] {
+    for header in ["libusockets.h", "usockets_ext.h", "usockets_tls.h"] {
         if !include.join(header).is_file() {
             fail(&format!(
                 "{} is missing; is this checkout complete?",
@@ -103,6 +110,21 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             files.push(path);
         }
     }
+}
+
+/// The include folder of the OpenSSL that `openssl-sys` has found or built; `None` without the
+/// feature `tls`.
+fn openssl() -> Option<PathBuf> {
+    variable("CARGO_FEATURE_TLS")?;
+    let version = env::var("DEP_OPENSSL_VERSION_NUMBER").unwrap_or_default();
+    match u64::from_str_radix(&version, 16) {
+        Ok(number) if number >= OPENSSL_3_0 => {}
+        _ => fail(
+            "TLS needs OpenSSL 3.0 or newer; install its development files, or use the feature \
+             `vendored-openssl`, or do without TLS by `default-features = false`",
+        ),
+    }
+    Some(PathBuf::from(env::var_os("DEP_OPENSSL_INCLUDE").unwrap_or_default()))
 }
 
 fn fault_injection() -> bool {

@@ -9,6 +9,9 @@
 #![allow(non_camel_case_types)]
 #![expect(clippy::exhaustive_structs, reason = "C decides what these structs consist of")]
 
+#[cfg(feature = "tls")]
+use openssl_sys as _; // for what it links
+
 use core::ffi::{c_char, c_int, c_longlong, c_uint, c_ushort, c_void};
 use core::marker::{PhantomData, PhantomPinned};
 use libc::{iovec, sockaddr, sockaddr_storage, socklen_t};

@@ -461,6 +461,8 @@ int usx_socket_is_moving(struct us_socket_t *s);
 #define USX_REASON_PRELUDE 12        /* what it was to begin with did not come: see `error` */
 #define USX_REASON_FILE 13           /* a file that was being sent cannot be read: `error`; ENODATA: it got shorter */
 #define USX_REASON_PIPE 14           /* the socket to or from which it was piped has closed */
+#define USX_REASON_TLS 15            /* TLS failed: see usx_socket_tls_failure() */
+#define USX_REASON_TRUNCATED 16      /* the peer has ended without the close_notify of TLS: there may have been more */
 struct usx_close_reason {
     int kind;  /* one of USX_REASON_* */
     int error; /* errno or EAI_* code where the kind says so, else 0 */
@@ -809,5 +811,7 @@ int usx_fault_fired(void);      /* non-zero once the plan has struck */
 #ifdef __cplusplus
 }
 #endif
+
+#include "usockets_tls.h"
 
 #endif /* USOCKETS_EXT_H */

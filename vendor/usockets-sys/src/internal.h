@@ -10,6 +10,7 @@
  *   timer.c wheel.c resolve.c resolve_cache.c wakeup.c      time, look-ups, waking
  *   slot.c block.c net.c control.c          identities, memory, helpers for addresses and control messages
  *   backend/                                the contract of backend.h
+ *   tls/                                    TLS: the contract of tls.h, OpenSSL, server names
  *   sys.h                                   every system call and allocation
  */
 #ifndef USOCKETS_INTERNAL_H
@@ -155,6 +156,8 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_HIGH 0x800000u       /* more than the high-water mark is queued: on_drain will come */
 #define S_HELD 0x1000000u      /* nothing is received, because the socket that it is piped to has no room */
 #define S_PIPE_OVER 0x2000000u /* a pipe has ended, on_pipe_end is to come from the ready queue */
+#define S_TLS 0x4000000u       /* speaks TLS: tls/tls.h */
+#define S_HANDSHAKE 0x8000000u /* of TLS: not done yet, no data goes either way */
 #define S_DRAIN_DUE 0x10000000u    /* on_drain_requested is a pending effect */
 #define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
 #define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
@@ -187,6 +190,7 @@ struct socket_cold {
     size_t outside_length;   /* of the others */
     struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
     struct zerocopy *zerocopy;     /* zerocopy.c; NULL: never used */
+    struct tls_connection *tls;    /* tls/openssl.c; NULL: none yet */
     struct us_socket_t *pipe_to;   /* where its input goes instead of to on_data; pipe.c */
     struct us_socket_t *pipe_from; /* whose input it gets. Neither of two that are linked moves in memory */
     uint64_t piped;                /* bytes that went by pipe_to */
@@ -253,6 +257,7 @@ struct us_socket_context_t {
     struct usx_deadlines deadlines;
     struct usx_output_options output;
     struct us_loop_t *loop;
+    struct tls_context *tls; /* NULL: no TLS */
     struct us_socket_context_t *prev, *next; /* in loop->contexts */
     uint32_t sockets;   /* newest first */
     uint32_t listeners;
@@ -699,5 +704,6 @@ uint64_t us_internal_present_sweep(struct us_loop_t *loop);
 uint64_t us_internal_timeouts_next(struct us_loop_t *loop);
 
 #include "output.h"
+#include "tls/tls.h"
 
 #endif

@@ -22,7 +22,7 @@ TORTURE := $(OUT)/torture
 TORTURE_SECONDS ?= 20
 
 test_flags := -std=c11 $(defines) -Iinclude -iquote src -iquote test -Wall -Wextra -Werror $(sanitize) $(CFLAGS)
-test_libraries := -pthread -ldl
+test_libraries := -pthread -ldl $(tls_libraries)
 test_object = $(1:test/%.c=$(OUT)/test/%.o)
 
 mock_objects := $(call test_object,$(wildcard test/mock_*.c))

@@ -1,0 +1,111 @@
+/* Connections. */
+#include "internal.h"
+
+#include <errno.h>
+
+#ifndef LIBUS_NO_SSL
+
+const char *usx_tls_library(void) {
+    return NULL;
+}
+
+int usx_tls_kernel_support(void) {
+    return -EOPNOTSUPP;
+}
+
+int usx_context_set_tls(struct us_socket_context_t *context, struct usx_tls_config_t *server, struct usx_tls_config_t *client) {
+    (void) context;
+    (void) server;
+    (void) client;
+    return -EOPNOTSUPP;
+}
+
+int usx_context_is_tls(struct us_socket_context_t *context) {
+    (void) context;
+    return 0;
+}
+
+struct usx_tls_config_t *usx_context_tls(struct us_socket_context_t *context, int role) {
+    (void) context;
+    (void) role;
+    return NULL;
+}
+
+int usx_socket_tls_continue(struct us_socket_t *s, int refuse) {
+    (void) s;
+    (void) refuse;
+    return -EOPNOTSUPP;
+}
+
+void usx_context_on_handshake(struct us_socket_context_t *context, struct us_socket_t *(*on_handshake)(struct us_socket_t *s)) {
+    (void) context;
+    (void) on_handshake;
+}
+
+void usx_context_on_verify(struct us_socket_context_t *context, int (*on_verify)(struct us_socket_t *s, int result)) {
+    (void) context;
+    (void) on_verify;
+}
+
+void usx_context_on_protocol(struct us_socket_context_t *context, int (*on_protocol)(struct us_socket_t *s, const unsigned char *offered, size_t length)) {
+    (void) context;
+    (void) on_protocol;
+}
+
+void usx_context_on_session(struct us_socket_context_t *context, void (*on_session)(struct us_socket_t *s, const void *session, size_t length)) {
+    (void) context;
+    (void) on_session;
+}
+
+int usx_socket_set_tls_connect(struct us_socket_t *s, const struct usx_tls_connect *options) {
+    (void) s;
+    (void) options;
+    return -EOPNOTSUPP;
+}
+
+int usx_socket_start_tls_later(struct us_socket_t *s, struct us_socket_context_t *target, unsigned int ext_size, size_t unread, const struct usx_adoption *functions, void *argument, const struct usx_tls_connect *client) {
+    (void) s;
+    (void) target;
+    (void) ext_size;
+    (void) unread;
+    (void) functions;
+    (void) argument;
+    (void) client;
+    return -EOPNOTSUPP;
+}
+
+int usx_socket_tls_state(struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
+int usx_socket_tls_info(struct us_socket_t *s, struct usx_tls_info *info) {
+    (void) s;
+    (void) info;
+    return -EOPNOTSUPP;
+}
+
+int usx_socket_tls_peer_chain(struct us_socket_t *s, void (*each)(void *argument, const unsigned char *der, size_t length), void *argument) {
+    (void) s;
+    (void) each;
+    (void) argument;
+    return -EOPNOTSUPP;
+}
+
+int usx_socket_tls_failure(struct us_socket_t *s, struct usx_tls_failure *failure) {
+    (void) s;
+    (void) failure;
+    return -ENOENT;
+}
+
+const char *usx_tls_alert_name(int alert) {
+    (void) alert;
+    return NULL;
+}
+
+const char *usx_tls_verify_text(int result) {
+    (void) result;
+    return NULL;
+}
+
+#endif

@@ -1,0 +1,74 @@
+/* What the files of TLS by OpenSSL share. */
+#ifndef USOCKETS_OPENSSL_H
+#define USOCKETS_OPENSSL_H
+
+#include "internal.h"
+
+#ifndef LIBUS_NO_SSL
+
+#include <openssl/ssl.h>
+#include <stdatomic.h>
+
+/* Everything but the number of references is as it was made. */
+struct usx_tls_config_t {
+    atomic_uint references;
+    SSL_CTX *ssl_ctx;
+    int role;                    /* USX_TLS_SERVER, USX_TLS_CLIENT */
+    int verify;                  /* USX_TLS_VERIFY_* */
+    int check_name;
+    int tolerate_truncation;
+    int kernel;
+    int is_native;               /* of usx_tls_config_from_native() */
+    unsigned char *protocols;    /* ALPN, best first; NULL: none */
+    unsigned int protocols_length;
+    unsigned char *ocsp_response;
+    size_t ocsp_length;
+    int key_log;                 /* owned; -1: none */
+    struct usx_tls_ticket_keys_t *ticket_keys; /* NULL: of a client */
+    /* Which sessions may be resumed with it: those made under a policy that asks the same of the peer. */
+    unsigned char policy[32];
+};
+
+/* openssl_config.c. The configuration of an SSL_CTX of ours; NULL: of somebody else. */
+struct usx_tls_config_t *us_internal_tls_config_of(const SSL_CTX *ssl_ctx);
+/* For the options of libusockets.h, with their rules (specification 3.22). Reads the files. */
+struct usx_tls_config_t *us_internal_tls_config_compatible(const struct us_socket_context_options_t *options,
+                                                           struct usx_tls_error *error);
+
+/* openssl_tickets.c: makes an SSL_CTX use the ticket keys of its configuration. */
+void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx);
+
+/* openssl.c: sets the callbacks that belong to connections: client hello, verify, ALPN, new session. */
+void us_internal_tls_install(SSL_CTX *ssl_ctx, int role);
+
+/* sni.c: an entry, or what one looks up. Counted, because connections hold it. */
+struct server_name {
+    unsigned int references;
+    int removed; /* its user data is no longer given out */
+    struct usx_tls_config_t *config;
+    void *user;
+    void (*release)(void *user); /* or NULL */
+};
+
+/* names.c: the entry that a name selects, without a new reference; NULL: none. `names` is that of a tls_context, which
+ * may be NULL. */
+struct server_name *us_internal_server_name_find(void *names, const char *name);
+struct server_name *us_internal_server_name_retain(struct server_name *entry);
+void us_internal_server_name_release(struct server_name *entry);
+void us_internal_server_names_free(void *names);
+
+struct tls_context {
+    unsigned int references; /* child contexts share it */
+    struct usx_tls_config_t *server, *client; /* or NULL */
+    void *names; /* a tree of sni.c; NULL: no name was ever added */
+    int refuse_unknown;
+    int (*on_server_name)(struct us_socket_t *s, const char *name);
+    struct us_socket_t *(*on_handshake)(struct us_socket_t *s);
+    int (*on_verify)(struct us_socket_t *s, int result);
+    int (*on_protocol)(struct us_socket_t *s, const unsigned char *offered, size_t length);
+    void (*on_session)(struct us_socket_t *s, const void *session, size_t length);
+};
+
+#endif
+
+#endif

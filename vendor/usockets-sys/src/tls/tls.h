@@ -1,0 +1,44 @@
+/* What the engine asks of TLS. openssl.c and its neighbours keep it; none.c in builds without TLS. Part of internal.h,
+ * which includes it.
+ *
+ * A socket of a context with TLS has S_TLS from its creation, and a connection (cold->tls) from just before its on_open.
+ * S_HANDSHAKE lasts until the handshake is done. TLS lies between what sockets send and receive and the back end: above
+ * it everything is plaintext, below it ciphertext, and ciphertext that the back end did not take is an item at the front
+ * of the socket's output (OUTPUT_SEALED). */
+#ifndef USOCKETS_TLS_INTERNAL_H
+#define USOCKETS_TLS_INTERNAL_H
+
+struct tls_context;    /* of a context: its configurations, server names and handlers */
+struct tls_connection; /* of a socket */
+
+/* TLS for a context of libusockets.h. 0 or a negative errno. */
+int us_internal_tls_context_create(struct us_socket_context_t *context,
+                                   const struct us_socket_context_options_t *options);
+/* A child context has the same. */
+int us_internal_tls_context_share(struct us_socket_context_t *child, struct us_socket_context_t *parent);
+void us_internal_tls_context_free(struct us_socket_context_t *context);
+void us_internal_tls_loop_free(struct us_loop_t *loop);
+
+/* TCP is connected: makes the connection. 0, or a negative errno: on_open must not come. */
+int us_internal_tls_attach(struct us_socket_t *s, int is_client);
+/* on_open was called: a client begins. */
+void us_internal_tls_opened(struct us_socket_t *s);
+void us_internal_tls_free(struct us_socket_t *s);
+/* S_HANDSHAKE, and the descriptor is ready, or the program has answered. */
+void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+/* Interest that a handshake has instead of that of the program. */
+unsigned int us_internal_tls_interest(const struct us_socket_t *s, unsigned int interest);
+/* As the `receive` of a back end, but what it gives is decrypted. *drained: nothing is left, neither here nor, as far as
+ * one can tell, in the system. -EPROTO: USX_REASON_TLS. */
+ssize_t us_internal_tls_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, int *drained);
+/* Something was received that was not given to the program. */
+int us_internal_tls_has_input(const struct us_socket_t *s);
+/* Dispatch of the socket ends: what lies in shared memory is kept. */
+void us_internal_tls_leave(struct us_loop_t *loop, struct us_socket_t *s);
+/* Bytes of `slices` that were encrypted; what the back end did not take of that is in the output. *blocked as for
+ * us_internal_output_send_slices(). */
+size_t us_internal_tls_send(struct us_socket_t *s, const struct iovec *slices, int count, int flags, int *blocked);
+/* Our direction ends in order: a close_notify follows what was sent. Non-zero: it is in the output. */
+int us_internal_tls_close_notify(struct us_socket_t *s);
+
+#endif
