@@ -166,12 +166,7 @@ static int open_accepted(struct us_loop_t *loop, struct us_listen_socket_t *ls, 
         us_internal_prelude_begin(loop, s);
         return 0;
     }
-    s->flags |= S_OPENED;
-    us_internal_deadlines_begin(s, 1);
-    us_internal_drain_opened(s);
-    if (s->context->on.on_open) {
-        s->context->on.on_open(s, 0, ip, ip_length);
-    }
+    us_internal_socket_open(s, 0, 1, ip, ip_length);
     return 0;
 }
 
@@ -280,10 +275,7 @@ struct us_socket_t *us_adopt_accepted_socket(int ssl, struct us_socket_context_t
     }
     usx_poll_share(&s->p);
     uint32_t slot = s->p.slot;
-    s->flags |= S_OPENED;
-    if (context->on.on_open) {
-        context->on.on_open(s, 0, addr_ip, addr_ip_length);
-    }
+    us_internal_socket_open(s, 0, 1, addr_ip, addr_ip_length);
     return us_internal_slot_socket(loop, slot);
 }
 

@@ -63,7 +63,8 @@ struct us_socket_t *us_socket_context_adopt_socket(int ssl, struct us_socket_con
     if (us_internal_socket_gone(s)) {
         return s;
     }
-    if (s->context->loop != context->loop || s->context->deferring || context->deferring) {
+    if (s->context->loop != context->loop || s->context->deferring || context->deferring ||
+        !s->context->tls != !context->tls) {
         us_internal_fail(context->loop, EXDEV);
         return NULL;
     }
@@ -100,9 +101,8 @@ static int keep_unread(struct us_loop_t *loop, struct us_socket_t *s, size_t unr
     return 0;
 }
 
-int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *target,
-                           unsigned int ext_size, size_t unread,
-                           const struct usx_adoption *functions, void *argument) {
+static int adopt_later(struct us_socket_t *s, struct us_socket_context_t *target, unsigned int ext_size,
+                       size_t unread, const struct usx_adoption *functions, void *argument) {
     struct us_loop_t *loop = s->context->loop;
     if (s->flags & S_MOVING) {
         return -EALREADY;
@@ -135,6 +135,27 @@ int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *ta
     return 0;
 }
 
+int usx_socket_adopt_later(struct us_socket_t *s, struct us_socket_context_t *target,
+                           unsigned int ext_size, size_t unread,
+                           const struct usx_adoption *functions, void *argument) {
+    if (!(s->flags & S_TLS) != !target->tls) {
+        return -EXDEV;
+    }
+    return adopt_later(s, target, ext_size, unread, functions, argument);
+}
+
+int usx_socket_start_tls_later(struct us_socket_t *s, struct us_socket_context_t *target,
+                               unsigned int ext_size, size_t unread,
+                               const struct usx_adoption *functions, void *argument,
+                               const struct usx_tls_connect *client) {
+    if (usx_socket_state(s) != USX_STATE_OPEN || s->flags & S_MOVING) {
+        return s->flags & S_MOVING ? -EALREADY : -ENOTCONN;
+    }
+    us_internal_output_flush(s);
+    int result = us_internal_tls_begin_later(s, target, client);
+    return result < 0 ? result : adopt_later(s, target, ext_size, unread, functions, argument);
+}
+
 /* Those of the new context; but what was set for this very socket stays. */
 static void take_deadlines(struct us_socket_t *s, int waits_for_byte) {
     us_internal_deadlines_begin(s, waits_for_byte);
@@ -151,6 +172,9 @@ static void go_on(struct us_loop_t *loop, struct us_socket_t *s) {
     }
     if (s->flags & S_HANGUP) {
         ready |= BACKEND_READABLE | BACKEND_HANGUP;
+    }
+    if (s->flags & S_HANDSHAKE || us_internal_tls_has_input(s)) {
+        ready |= BACKEND_READABLE;
     }
     if (ready && !us_internal_socket_gone(s)) {
         us_internal_ready_push(loop, s, ready);
@@ -176,11 +200,17 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
     if (refused) {
         go_on(loop, s);
     } else if (moved) {
+        uint32_t slot = moved->p.slot;
+        int result = target->tls && !(moved->flags & S_TLS) && !us_internal_socket_gone(moved)
+                         ? us_internal_tls_begin(moved)
+                         : 0;
         take_deadlines(moved, waits_for_byte);
         go_on(loop, moved);
-        uint32_t slot = moved->p.slot;
         functions.after(moved, argument);
         us_internal_drain_opened(us_internal_slot_socket(loop, slot));
+        if (result < 0) {
+            us_internal_socket_break_later(us_internal_slot_socket(loop, slot), USX_REASON_ERROR, -result);
+        }
     } else {
         functions.dropped(s, argument);
         us_internal_socket_close_now(s, USX_REASON_ERROR, loop->last_error);

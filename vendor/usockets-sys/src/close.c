@@ -210,10 +210,6 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
         us_internal_prelude_begin(loop, s);
         return;
     }
-    s->flags = (s->flags & ~(S_OPENING | S_SILENT)) | S_OPENED;
-    us_internal_deadlines_begin(s, 1);
-    us_internal_output_opened(s);
-    us_internal_drain_opened(s);
     struct sockaddr_storage address;
     socklen_t length = sizeof(address);
     int ip_length = 0;
@@ -221,9 +217,7 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
     if (us_internal_net_remote(s->p.fd, &address, &length) == 0) {
         ip = us_internal_net_ip(&address, &ip_length);
     }
-    if (s->context->on.on_open) {
-        s->context->on.on_open(s, 0, ip, ip_length);
-    }
+    us_internal_socket_open(s, 0, 1, ip, ip_length);
 }
 
 void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s) {

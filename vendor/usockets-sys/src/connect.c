@@ -172,17 +172,10 @@ void us_internal_connect_succeeded(struct us_socket_t *s) {
     uint32_t slot = s->p.slot;
     us_internal_connect_stop(s);
     us_internal_net_nodelay(s->p.fd, 1);
-    s->flags = (s->flags & ~S_CONNECTING) | S_OPENED;
     us_socket_timeout(0, s, 0);
     us_internal_socket_interest(s, s->flags & S_PAUSED ? 0 : LIBUS_SOCKET_READABLE);
-    us_internal_deadlines_begin(s, 0);
-    us_internal_output_opened(s);
-    us_internal_drain_opened(s);
-    if (s->context->on.on_open) {
-        s->context->on.on_open(s, 1, NULL, 0);
-        s = us_internal_slot_socket(loop, slot);
-    }
-    us_internal_connect_forget(s);
+    us_internal_socket_open(s, 1, 0, NULL, 0);
+    us_internal_connect_forget(us_internal_slot_socket(loop, slot));
 }
 
 /* The attempt under way has failed: the next one begins. 0, or the negative errno of the last one. */

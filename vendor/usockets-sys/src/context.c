@@ -64,17 +64,26 @@ struct us_socket_context_t *us_internal_context_create_hidden(struct us_loop_t *
 
 struct us_socket_context_t *us_create_socket_context(int ssl, struct us_loop_t *loop, int ext_size,
                                                      struct us_socket_context_options_t options) {
-    (void) ssl;
-    (void) options;
-    return create(loop, ext_size > 0 ? (size_t) ext_size : 0, 0);
+    struct us_socket_context_t *context = create(loop, ext_size > 0 ? (size_t) ext_size : 0, 0);
+    int result = context && ssl ? us_internal_tls_context_create(context, &options) : 0;
+    if (result < 0) {
+        us_internal_context_unreference(context);
+        us_internal_fail(loop, result);
+        return NULL;
+    }
+    return context;
 }
 
 struct us_socket_context_t *us_create_child_socket_context(int ssl,
                                                            struct us_socket_context_t *context,
                                                            int context_ext_size) {
     (void) ssl;
-    return create(context->loop, context_ext_size > 0 ? (size_t) context_ext_size : 0,
-                  context->deferring);
+    struct us_socket_context_t *child =
+        create(context->loop, context_ext_size > 0 ? (size_t) context_ext_size : 0, context->deferring);
+    if (child) {
+        us_internal_tls_context_share(child, context);
+    }
+    return child;
 }
 
 struct us_socket_context_t *usx_create_socket_context(struct us_loop_t *loop, unsigned int ext_size) {
@@ -100,6 +109,7 @@ void us_internal_context_free_now(struct us_socket_context_t *context) {
         context->next->prev = context->prev;
     }
     us_internal_slot_release(loop, context->p.slot);
+    us_internal_tls_context_free(context);
     loop->statistics.live_contexts--;
     sys_free(context);
 }
@@ -229,9 +239,7 @@ unsigned short us_socket_context_timestamp(int ssl, struct us_socket_context_t *
 }
 
 void *us_socket_context_get_native_handle(int ssl, struct us_socket_context_t *context) {
-    (void) ssl;
-    (void) context;
-    return NULL;
+    return ssl ? us_internal_tls_native_context(context) : NULL;
 }
 
 uint64_t usx_context_id(struct us_socket_context_t *context) {

@@ -183,7 +183,7 @@ int usx_socket_send_descriptors(struct us_socket_t *s, const void *data, size_t 
         return -EINVAL;
     }
     int result = us_internal_output_admit(s, length);
-    if (result == 0 && !is_unix(s)) {
+    if (result == 0 && (!is_unix(s) || s->flags & S_TLS)) {
         result = -EOPNOTSUPP;
     }
     if (result < 0) {
@@ -231,7 +231,7 @@ void us_internal_descriptors_prepare(const struct us_socket_context_t *context, 
 }
 
 void us_internal_descriptors_begin(struct us_socket_t *s) {
-    if (s->context->on.on_descriptors) {
+    if (s->context->on.on_descriptors && !(s->flags & S_TLS)) {
         s->p.control = 1;
         us_internal_descriptors_prepare(s->context, s->p.fd);
     } else {

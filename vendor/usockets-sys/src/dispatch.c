@@ -22,16 +22,23 @@ void us_internal_received(struct us_socket_t *s, size_t length) {
     struct us_loop_t *loop = s->context->loop;
     loop->statistics.receives++;
     loop->statistics.bytes_received += length;
-    if (!(s->flags & S_RECEIVED)) {
-        s->flags |= S_RECEIVED;
-        us_internal_policy_arm(s, 0);
+    if (!(s->flags & S_TLS)) {
+        us_internal_heard(s);
     }
     us_internal_idle_touch(s);
 }
 
+void us_internal_heard(struct us_socket_t *s) {
+    if (!(s->flags & S_RECEIVED)) {
+        s->flags |= S_RECEIVED;
+        us_internal_policy_arm(s, 0);
+    }
+}
+
 static void deliver(struct us_loop_t *loop, struct us_socket_t *s, char *data, size_t length) {
     struct us_socket_t *(*on_data)(struct us_socket_t *, char *, int) = s->context->on.on_data;
-    if (!on_data) {
+    /* What comes over TLS after our own end is not for programs of libusockets.h. */
+    if (!on_data || (s->flags & S_TLS && s->flags & S_SHUT && !s->context->deferring)) {
         return;
     }
     loop->current_data = data;
@@ -65,6 +72,31 @@ static int deliver_kept_input(struct us_loop_t *loop, uint32_t slot) {
     return wants_data(loop, s);
 }
 
+/* Receives what the program is to be given. The program may have been told something else already (*told): then the socket
+ * has to be looked at anew. */
+static ssize_t receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, int ended, int *drained, int *told) {
+    ssize_t received;
+    *told = 0;
+    if (s->flags & S_TLS) {
+        received = us_internal_tls_receive(loop, s, data, ended, drained);
+        *told = us_internal_tls_tell(s);
+        return received;
+    }
+    if (s->p.control) {
+        *told = 1;
+        received = us_internal_descriptors_receive(loop, s, data, RECEIVE_LENGTH);
+    } else {
+        received = loop->backend->receive(loop, &s->p, data, RECEIVE_LENGTH);
+        if (received > 0) {
+            us_internal_received(s, (size_t) received);
+        }
+    }
+    /* A short receive has emptied the socket; asking once more would cost a call per message. Once the end is
+     * flagged it must be asked for, though: only then is it known to be all. */
+    *drained = received < RECEIVE_LENGTH && !ended;
+    return received;
+}
+
 /* Receives once and delivers. Sets *error when it answers READ_FAILED; READ_BUDGET stands for "go on". */
 static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int ended, int *error) {
     struct us_socket_t *s = us_internal_slot_socket(loop, slot);
@@ -72,27 +104,25 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
     if (!data) {
         return READ_BUDGET; /* looked at again; memory may be back by then */
     }
-    int control = s->p.control;
-    ssize_t received = control ? us_internal_descriptors_receive(loop, s, &data, RECEIVE_LENGTH)
-                               : loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH);
+    int drained = 0;
+    int told;
+    ssize_t received = receive(loop, s, &data, ended, &drained, &told);
+    s = us_internal_slot_socket(loop, slot);
     if (received > 0) {
-        if (control) {
-            s = us_internal_slot_socket(loop, slot);
-            if (!wants_data(loop, s)) {
-                us_internal_socket_keep_input(s, data, (size_t) received);
-                return READ_STOPPED;
-            }
-        } else {
-            us_internal_received(s, (size_t) received);
+        if (told && !wants_data(loop, s)) {
+            us_internal_socket_keep_input(s, data, (size_t) received);
+            return READ_STOPPED;
         }
+        us_internal_heard(s);
         deliver(loop, s, data, (size_t) received);
         s = us_internal_slot_socket(loop, slot);
         if (!wants_data(loop, s)) {
             return READ_STOPPED;
         }
-        /* A short receive has emptied the socket; asking once more would cost a call per message. Once the end is
-         * flagged it must be asked for, though: only then is it known to be all. */
-        return received < RECEIVE_LENGTH && !ended ? READ_DRAINED : READ_BUDGET;
+        return drained ? READ_DRAINED : READ_BUDGET;
+    }
+    if (told && !wants_data(loop, s)) {
+        return READ_STOPPED;
     }
     switch (received) {
     case 0:
@@ -129,7 +159,9 @@ static enum read_end receive_all(struct us_loop_t *loop, uint32_t slot, int ende
  * --------------------------------------------------------------------------------------------- */
 
 static void close_failed(struct us_socket_t *s, int error) {
-    us_internal_socket_close_now(s, us_internal_failure_reason(s, error), error);
+    if (!us_internal_tls_give_up(s)) {
+        us_internal_socket_close_now(s, us_internal_failure_reason(s, error), error);
+    }
 }
 
 /* The descriptor is finished and everything is read: say why. */
@@ -154,7 +186,7 @@ static void tell_end(struct us_socket_t *s, int piped) {
         on->on_pipe_end(s, USX_PIPE_END_SOURCE);
     } else if (piped && s->cold->pipe_from) {
         return; /* the other direction goes on */
-    } else if (on->on_end) {
+    } else if (on->on_end && (s->context->deferring || !(s->flags & S_TLS))) {
         on->on_end(s);
     } else {
         us_internal_socket_close_now(s, USX_REASON_END, 0);
@@ -258,6 +290,7 @@ static void read_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned i
     case READ_END: {
         int piped = us_internal_pipe_source_ended(s);
         if (ready & ENDED) {
+            s->flags |= s->flags & S_TLS ? S_END_SEEN : 0; /* that was a close_notify */
             close_ended(s, ready);
         } else {
             peer_finished(s, piped);
@@ -273,6 +306,14 @@ static void read_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned i
 /* The specification's order (3.5): writable, unless the descriptor is finished; readable; the end. */
 static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
     uint32_t slot = s->p.slot;
+    if (s->flags & S_HANDSHAKE) {
+        us_internal_tls_handshake(loop, s, ready);
+        s = us_internal_slot_socket(loop, slot);
+        if (s->flags & S_HANDSHAKE || !(us_internal_tls_has_input(s) || ready & ENDED)) {
+            return;
+        }
+        ready = (ready & ENDED) | BACKEND_READABLE;
+    }
     if (ready & BACKEND_WRITABLE && s->p.interest & LIBUS_SOCKET_WRITABLE && !(ready & ENDED)) {
         write_ready(loop, s);
         s = us_internal_slot_socket(loop, slot);
@@ -295,8 +336,12 @@ static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned
 
 /* What the socket has collected while it was served leaves by one call. */
 static void flush_own(struct us_loop_t *loop, uint32_t slot) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
+    if (s->flags & S_TLS) {
+        us_internal_tls_leave(s);
+    }
     if (loop->gather_slot == slot && loop->gather.position != loop->gather_buffer) {
-        us_internal_output_flush(us_internal_slot_socket(loop, slot));
+        us_internal_output_flush(s);
     }
 }
 

@@ -59,7 +59,7 @@ static size_t send_copied(struct us_socket_t *s, struct output_item *item, int *
 
 size_t us_internal_file_send(struct us_socket_t *s, struct output_item *item, int *blocked) {
     struct us_loop_t *loop = s->context->loop;
-    if (!item->copied && loop->backend->send_file) {
+    if (!item->copied && loop->backend->send_file && !(s->flags & S_TLS)) {
         size_t length = item->length < FILE_LENGTH ? item->length : FILE_LENGTH;
         ssize_t sent = loop->backend->send_file(loop, &s->p, item->fd, item->offset, length);
         if (sent == 0) {

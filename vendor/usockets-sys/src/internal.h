@@ -44,6 +44,7 @@
 #define BUDGET_OUTSIDE_SENDS 4    /* of those, stretches of files and pipes */
 #define BUDGET_COMPLETIONS 64     /* of sends without a copy, per socket and event */
 #define BUDGET_SPLICES 8          /* chunks taken from a piped socket per turn */
+#define BUDGET_HANDSHAKES_NS 1000000 /* of the processor, for handshakes of TLS per turn */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
  * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */
@@ -186,6 +187,7 @@ struct socket_cold {
     uint32_t stall_time; /* tick of loop->fine while S_PENDING, 0: disarmed */
     uint32_t collected_next; /* in loop->collected */
     struct output_item *output, *output_last; /* in order; output.h */
+    struct output_item *sealed; /* before all of that: ciphertext, which leaves as it is; NULL: none */
     size_t output_length;    /* of all items in memory together */
     size_t outside_length;   /* of the others */
     struct prelude_wait *prelude; /* prelude.c; NULL: none, or it has come */
@@ -253,7 +255,8 @@ struct us_socket_context_t {
     uint8_t deferring;
     uint8_t freed;      /* given up for good; memory waits for the last socket, nothing new is made in it */
     uint8_t drain_step; /* enum drain_step */
-    uint8_t credentials; /* those of the sender are told with descriptors */
+    uint8_t credentials : 1; /* those of the sender are told with descriptors */
+    uint8_t is_child : 1;    /* us_create_child_socket_context(): server names are those of the parent */
     struct usx_deadlines deadlines;
     struct usx_output_options output;
     struct us_loop_t *loop;
@@ -410,6 +413,7 @@ struct us_loop_t {
     struct wakeup_poll *wakeup;
     struct resolver *resolver;   /* NULL before the first look-up */
     struct name_cache *names;    /* NULL before the first name */
+    struct tls_loop *tls;        /* NULL before the first connection */
     struct block_pool *blocks;
 
     const char *current_data;    /* chunk that on_data is being given, for adoption */
@@ -580,6 +584,7 @@ enum read_end {
 };
 /* Bytes came: the deadline of the first byte is over, that of idleness begins anew. */
 void us_internal_received(struct us_socket_t *s, size_t length);
+void us_internal_heard(struct us_socket_t *s); /* the first of these alone */
 
 /* ------------------------------------------------------------------------------------------------
  * socket.c, close.c, adopt.c, context.c, listen.c, accept.c, peers.c, connect.c, timeout.c
@@ -589,6 +594,9 @@ void us_internal_received(struct us_socket_t *s, size_t length);
 struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *context, int fd, unsigned int ext_size);
 /* Undoes it for a socket that was never shown to anyone. */
 void us_internal_socket_destroy(struct us_socket_t *s);
+/* It is connected: from now on it is open, and the program is told. `waits_for_byte`: of a client that has sent nothing
+ * yet. */
+void us_internal_socket_open(struct us_socket_t *s, int is_client, int waits_for_byte, char *ip, int ip_length);
 
 static inline int us_internal_socket_gone(const struct us_socket_t *s) {
     return (s->flags & (S_CLOSING | S_CLOSED)) != 0;

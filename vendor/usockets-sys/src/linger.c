@@ -20,9 +20,38 @@ static int is_orderly(const struct us_socket_t *s) {
         (s->cold && s->cold->failure)) {
         return 0;
     }
-    return s->reason_kind == USX_REASON_LOCAL || s->reason_kind == USX_REASON_END ||
-           s->reason_kind == USX_REASON_CONTEXT_CLOSED || s->reason_kind == USX_REASON_PIPE;
+    switch (s->reason_kind) {
+    case USX_REASON_LOCAL:
+    case USX_REASON_END:
+    case USX_REASON_CONTEXT_CLOSED:
+    case USX_REASON_PIPE:
+    case USX_REASON_TRUNCATED: /* it may still read */
+    case USX_REASON_TLS:       /* it should get the alert; nothing else is left */
+        return 1;
+    default:
+        return 0;
+    }
 }
+
+/* Whether the peer of a TLS connection that closes for this reason, with nothing left to be sent, is told so. */
+static int says_end(const struct us_socket_t *s) {
+    switch (s->reason_kind) {
+    case USX_REASON_LOCAL:
+    case USX_REASON_END:
+    case USX_REASON_CONTEXT_CLOSED:
+    case USX_REASON_PIPE:
+    case USX_REASON_TRUNCATED:
+    case USX_REASON_DEADLINE:
+    case USX_REASON_LOOP_CLOSED:
+        return s->context->deferring && !(s->flags & (S_RESET | S_SHUT | S_SILENT)) &&
+               !us_internal_has_output(s->context->loop, s);
+    default:
+        return 0;
+    }
+}
+
+/* How long what TLS has made of the last bytes of a program of libusockets.h may take to leave. */
+#define SEALED_DRAIN_NS 8000000000ull
 
 static int make_context(struct us_loop_t *loop) {
     if (!loop->lingering) {
@@ -32,8 +61,8 @@ static int make_context(struct us_loop_t *loop) {
 }
 
 static unsigned int interest_of(const struct us_loop_t *loop, const struct us_socket_t *s) {
-    return (s->flags & S_END_SEEN ? 0 : LIBUS_SOCKET_READABLE) |
-           (us_internal_has_output(loop, s) ? LIBUS_SOCKET_WRITABLE : 0);
+    int can_send = s->flags & S_HANDSHAKE ? us_internal_is_sealed(s) : us_internal_has_output(loop, s);
+    return (s->flags & S_END_SEEN ? 0 : LIBUS_SOCKET_READABLE) | (can_send ? LIBUS_SOCKET_WRITABLE : 0);
 }
 
 /* Non-zero: it can't be ended but by closing the descriptor. While memory is awaited it is not ended: when the peer has
@@ -41,6 +70,9 @@ static unsigned int interest_of(const struct us_loop_t *loop, const struct us_so
 static int end_direction(struct us_loop_t *loop, struct us_socket_t *s) {
     if (s->flags & S_SHUT || us_internal_zerocopy_waits(s)) {
         return 0;
+    }
+    if (s->flags & S_TLS && us_internal_tls_close_notify(s)) {
+        return 0; /* once that has gone */
     }
     s->flags |= S_SHUT;
     return loop->backend->shutdown(loop, &s->p, SHUT_WR) < 0;
@@ -84,8 +116,19 @@ static int might_reset(struct us_loop_t *loop, struct us_socket_t *s) {
 
 int us_internal_linger_begin(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
+    if (s->flags & S_TLS && says_end(s)) {
+        (void) us_internal_tls_close_notify(s);
+    }
     uint64_t drain = us_internal_drain_time(s);
-    if (!drain || !s->context->deferring || !is_orderly(s) || loop->tearing_down) {
+    if (!s->context->deferring && us_internal_is_sealed(s)) {
+        /* The program was told that these bytes were written (specification 3.20). */
+        us_internal_tls_mute(s);
+        s->flags |= S_DEADLINES;
+        drain = SEALED_DRAIN_NS;
+    } else if (!s->context->deferring) {
+        return 0;
+    }
+    if (!drain || !is_orderly(s) || loop->tearing_down) {
         return 0;
     }
     int has_output = us_internal_has_output(loop, s);
@@ -141,6 +184,13 @@ void us_internal_linger_cut(struct us_socket_t *s) {
 }
 
 void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    if (s->flags & S_HANDSHAKE) {
+        us_internal_tls_handshake(loop, s, ready);
+        if (s->flags & S_HANDSHAKE || !(s->flags & S_LINGERING)) {
+            return;
+        }
+        ready = (ready & (BACKEND_ERROR | BACKEND_HANGUP)) | BACKEND_WRITABLE;
+    }
     int left = us_internal_has_output(loop, s);
     /* S_RESET: the output has failed. */
     if (s->flags & S_RESET || ready & BACKEND_ERROR || (left && ready & BACKEND_HANGUP)) {
@@ -151,6 +201,7 @@ void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, uns
         left = us_internal_output_send(s);
     }
     int failed = !left && end_direction(loop, s);
+    left = us_internal_has_output(loop, s);
     /* Also before the end is acted upon: unread input would reset what the system still has. */
     if (ready & (BACKEND_READABLE | BACKEND_HANGUP) && !(s->flags & S_END_SEEN)) {
         failed |= discard_input(loop, s) == DISCARD_FAILED;

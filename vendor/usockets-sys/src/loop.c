@@ -650,6 +650,7 @@ void us_loop_free(struct us_loop_t *loop) {
     loop->backend->destroy(loop);
     us_internal_blocks_free(loop);
     us_internal_slots_free(loop);
+    us_internal_tls_loop_free(loop);
     if (loop->receive_buffer) {
         sys_free(loop->receive_buffer - LIBUS_RECV_BUFFER_PADDING);
     }

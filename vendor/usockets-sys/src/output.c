@@ -150,6 +150,66 @@ int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices,
     return 0;
 }
 
+int us_internal_output_seal(struct us_socket_t *s, const char *data, size_t length) {
+    struct socket_cold *cold = s->cold;
+    struct output_item *item = cold->sealed;
+    if (item && item->room >= length) {
+        memcpy((char *) (uintptr_t) item->data + item->length, data, length);
+        item->length += length;
+        item->room -= length;
+        s->context->loop->queued += length;
+        return 0;
+    }
+    size_t before = item ? item->length : 0;
+    size_t room = before + length < COPY_ROOM ? COPY_ROOM : before + length;
+    struct output_item *larger = sys_malloc(sizeof(*larger) + room);
+    if (!larger) {
+        return -ENOMEM;
+    }
+    char *copy = (char *) larger->copy;
+    if (before) {
+        memcpy(copy, item->data, before);
+    }
+    memcpy(copy + before, data, length);
+    *larger = (struct output_item){
+        .data = copy, .length = before + length, .room = room - before - length};
+    sys_free(item);
+    cold->sealed = larger;
+    s->context->loop->queued += length;
+    return 0;
+}
+
+int us_internal_output_is_copied(const struct us_socket_t *s) {
+    const struct output_item *item = s->cold ? s->cold->output : NULL;
+    while (item && item->kind == OUTPUT_MEMORY) {
+        item = item->next;
+    }
+    return !item;
+}
+
+int us_internal_output_seal_all(struct us_socket_t *s) {
+    while (s->cold->output) {
+        const struct output_item *item = s->cold->output;
+        int result = us_internal_output_seal(s, item->data, item->length);
+        if (result < 0) {
+            return result;
+        }
+        consume(s, item->length);
+    }
+    return 0;
+}
+
+static void consume_sealed(struct us_socket_t *s, size_t length) {
+    struct output_item *item = s->cold->sealed;
+    item->data += length;
+    item->length -= length;
+    s->context->loop->queued -= length;
+    if (!item->length) {
+        s->cold->sealed = NULL;
+        sys_free(item);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------------
  * The buffer of the loop
  * --------------------------------------------------------------------------------------------- */
@@ -253,14 +313,28 @@ size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t lengt
     return 0;
 }
 
-size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
-                                      int flags, int *blocked) {
+size_t us_internal_output_send_raw(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
+                                   int flags, int *blocked) {
     struct us_loop_t *loop = s->context->loop;
     ssize_t sent;
     do {
         sent = loop->backend->send(loop, &s->p, slices, count, flags);
     } while (sent == -EINTR);
     return us_internal_output_sent(s, sent, length, blocked);
+}
+
+size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
+                                      int flags, int *blocked) {
+    if (s->flags & S_TLS) {
+        return us_internal_tls_send(s, slices, count, flags, blocked);
+    }
+    return us_internal_output_send_raw(s, slices, count, length, flags, blocked);
+}
+
+void us_internal_output_send_sealed(struct us_socket_t *s, int *blocked) {
+    const struct output_item *item = s->cold->sealed;
+    struct iovec slice = {(void *) (uintptr_t) item->data, item->length};
+    consume_sealed(s, us_internal_output_send_raw(s, &slice, 1, slice.iov_len, 0, blocked));
 }
 
 /* The queue's first items in memory and, if they are all, what is in the buffer. *whole: nothing is left out. */
@@ -298,6 +372,12 @@ static void sent_output(struct us_socket_t *s, size_t sent) {
     }
 }
 
+void us_internal_output_wait(struct us_socket_t *s) {
+    us_internal_stall_begin(s);
+    us_internal_output_mark_high(s);
+    us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
+}
+
 /* The rest waits for room. Bytes were accepted: if they can't be kept, the connection must not end as if it were
  * whole. */
 static void become_pending(struct us_socket_t *s) {
@@ -308,10 +388,8 @@ static void become_pending(struct us_socket_t *s) {
         us_internal_socket_break_later(s, USX_REASON_ERROR, ENOMEM);
         return;
     }
-    if (s->cold && s->cold->output) {
-        us_internal_stall_begin(s);
-        us_internal_output_mark_high(s);
-        us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
+    if (s->cold && (s->cold->output || s->cold->sealed)) {
+        us_internal_output_wait(s);
     }
 }
 
@@ -334,6 +412,10 @@ static int send_output(struct us_socket_t *s, int more) {
     int blocked = 0;
     int outside = 0;
     for (int i = 0; i < BUDGET_SENDS && outside < BUDGET_OUTSIDE_SENDS && !blocked; i++) {
+        if (us_internal_is_sealed(s)) {
+            us_internal_output_send_sealed(s, &blocked);
+            continue;
+        }
         struct output_item *first = s->cold ? s->cold->output : NULL;
         if (first && first->kind != OUTPUT_MEMORY) {
             outside++;
@@ -369,13 +451,15 @@ static void flush_buffer(struct us_loop_t *loop, struct us_socket_t *s, int more
         empty_buffer(loop);
     } else {
         sent_output(s, sent);
+    }
+    if (us_internal_has_output(loop, s)) {
         become_pending(s);
     }
 }
 
 static void flush(struct us_socket_t *s, int more) {
     struct us_loop_t *loop = s->context->loop;
-    if (!s->cold || !s->cold->output) {
+    if (!s->cold || !(s->cold->output || s->cold->sealed)) {
         flush_buffer(loop, s, more);
         return;
     }
@@ -431,7 +515,8 @@ static size_t write_directly(struct us_socket_t *s, const struct iovec *slices, 
     int blocked = 0;
     if (count == 1) {
         size_t length = slices->iov_len;
-        return length ? us_internal_output_send_slices(s, slices, 1, length, more ? MSG_MORE : 0, &blocked) : 0;
+        total = length ? us_internal_output_send_slices(s, slices, 1, length, more ? MSG_MORE : 0, &blocked) : 0;
+        count = 0;
     }
     while (count > 0 && !blocked) {
         int batch = count < SLICES_PER_SEND ? count : SLICES_PER_SEND;
@@ -442,6 +527,9 @@ static size_t write_directly(struct us_socket_t *s, const struct iovec *slices, 
         }
         slices += batch;
         count -= batch;
+    }
+    if (us_internal_is_sealed(s)) {
+        us_internal_output_wait(s);
     }
     return total;
 }
@@ -544,7 +632,7 @@ void us_internal_output_settle(struct us_socket_t *s) {
     us_internal_output_disown(s);
 }
 
-void us_internal_output_discard(struct us_socket_t *s) {
+void us_internal_output_discard_unsealed(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
     uncollect(loop, s);
     us_internal_output_disown(s);
@@ -553,6 +641,13 @@ void us_internal_output_discard(struct us_socket_t *s) {
     }
     while (s->cold && s->cold->output) {
         free_item(s, pop(s));
+    }
+}
+
+void us_internal_output_discard(struct us_socket_t *s) {
+    us_internal_output_discard_unsealed(s);
+    if (us_internal_is_sealed(s)) {
+        consume_sealed(s, s->cold->sealed->length);
     }
     if (s->flags & S_PENDING) {
         us_internal_stall_end(s);
@@ -596,7 +691,8 @@ int us_internal_output_ready(struct us_loop_t *loop, uint32_t slot) {
 }
 
 size_t us_internal_output_memory(const struct us_socket_t *s) {
-    return gathered(s->context->loop, s) + (s->cold ? s->cold->output_length : 0);
+    return gathered(s->context->loop, s) + (s->cold ? s->cold->output_length : 0) +
+           (us_internal_is_sealed(s) ? s->cold->sealed->length : 0);
 }
 
 size_t usx_socket_buffered(struct us_socket_t *s) {

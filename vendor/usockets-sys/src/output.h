@@ -45,7 +45,7 @@ struct output_item {
 
 /* True while bytes that were accepted have not been given to the back end. */
 static inline int us_internal_has_output(const struct us_loop_t *loop, const struct us_socket_t *s) {
-    return (s->cold && s->cold->output) ||
+    return (s->cold && (s->cold->output || s->cold->sealed)) ||
            (loop->gather_slot == s->p.slot && loop->gather.position != loop->gather_buffer);
 }
 /* Gives the back end what is there, as far as it goes. What is left is pending (S_PENDING). */
@@ -64,6 +64,21 @@ void us_internal_output_disown(struct us_socket_t *s);
 /* The program is done with writing: a last flush. */
 void us_internal_output_settle(struct us_socket_t *s);
 void us_internal_output_discard(struct us_socket_t *s);
+/* There is ciphertext that the back end did not take. */
+static inline int us_internal_is_sealed(const struct us_socket_t *s) {
+    return s->cold && s->cold->sealed;
+}
+/* Puts more there. 0 or -ENOMEM. */
+int us_internal_output_seal(struct us_socket_t *s, const char *data, size_t length);
+/* Sends of that what goes. */
+void us_internal_output_send_sealed(struct us_socket_t *s, int *blocked);
+/* Everything in the queue goes there: 0 or -ENOMEM. Only if it is all copies. */
+int us_internal_output_is_copied(const struct us_socket_t *s);
+int us_internal_output_seal_all(struct us_socket_t *s);
+/* Gives up all output but that. */
+void us_internal_output_discard_unsealed(struct us_socket_t *s);
+/* What is there waits for room. */
+void us_internal_output_wait(struct us_socket_t *s);
 /* Puts a copy of what `slices` have behind the first `skip` bytes at the end of the queue. 0 or -ENOMEM: nothing
  * was put there. */
 int us_internal_output_append(struct us_socket_t *s, const struct iovec *slices, int count, size_t skip);
@@ -82,9 +97,12 @@ int us_internal_output_admit(struct us_socket_t *s, size_t length);
 void us_internal_output_add(struct us_socket_t *s, struct output_item *item);
 /* More waits than before: on_drain may have to come. */
 void us_internal_output_mark_high(struct us_socket_t *s);
-/* Bytes that one call of the back end took; sets *blocked when nothing more goes now. */
+/* Bytes that were sent, by one call of the back end or encrypted by some; sets *blocked when nothing more goes now. */
 size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
                                       int flags, int *blocked);
+/* The same as it is, by one call. */
+size_t us_internal_output_send_raw(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
+                                   int flags, int *blocked);
 /* The same from the answer of another call, which was asked for `length` bytes. */
 size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t length, int *blocked);
 

@@ -71,7 +71,8 @@ int usx_socket_pipe(struct us_socket_t *source, struct us_socket_t *target, int 
         return -ENOMEM;
     }
     source->cold->pipe_to = target;
-    source->cold->pipe_flags = flags & USX_PIPE_LEAVE_OPEN;
+    int is_changed = (source->flags | target->flags) & S_TLS; /* on its way */
+    source->cold->pipe_flags = (uint8_t) ((flags & USX_PIPE_LEAVE_OPEN) | (is_changed ? PIPE_COPIES : 0));
     target->cold->pipe_from = source;
     if (source->flags & S_END_SEEN) {
         us_internal_pipe_source_ended(source); /* on_end was called before */
@@ -137,12 +138,21 @@ static ssize_t splice_chunk(struct us_loop_t *loop, struct us_socket_t *source, 
     return moved;
 }
 
-static ssize_t copy_chunk(struct us_loop_t *loop, struct us_socket_t *source, struct us_socket_t *target) {
+static ssize_t copy_chunk(struct us_loop_t *loop, struct us_socket_t *source, struct us_socket_t *target, int ended,
+                          int *full) {
     char *data = us_internal_receive_buffer(loop);
     if (!data) {
         return -ENOMEM;
     }
-    ssize_t moved = loop->backend->receive(loop, &source->p, &data, RECEIVE_LENGTH);
+    ssize_t moved;
+    if (source->flags & S_TLS) {
+        int drained = 0;
+        moved = us_internal_tls_receive(loop, source, &data, ended, &drained);
+        *full = !drained;
+    } else {
+        moved = loop->backend->receive(loop, &source->p, &data, RECEIVE_LENGTH);
+        *full = moved == RECEIVE_LENGTH;
+    }
     if (moved > 0) {
         struct iovec slice = {data, (size_t) moved};
         us_internal_output_pass(target, &slice, 1);
@@ -151,19 +161,23 @@ static ssize_t copy_chunk(struct us_loop_t *loop, struct us_socket_t *source, st
 }
 
 /* Bytes moved, 0 for the end, a negative errno of the source. *full: as many as could be asked for. */
-static ssize_t move_chunk(struct us_loop_t *loop, struct us_socket_t *source, struct us_socket_t *target, int *full) {
+static ssize_t move_chunk(struct us_loop_t *loop, struct us_socket_t *source, struct us_socket_t *target, int ended,
+                          int *full) {
     ssize_t moved = -EINVAL;
     if (!(source->cold->pipe_flags & PIPE_COPIES)) {
         moved = splice_chunk(loop, source, target);
         *full = moved == SPLICE_LENGTH;
     }
     if (us_internal_splice_is_refused(moved)) {
-        moved = copy_chunk(loop, source, target);
-        *full = moved == RECEIVE_LENGTH;
+        moved = copy_chunk(loop, source, target, ended, full);
     }
     if (moved > 0) {
         source->cold->piped += (uint64_t) moved;
-        us_internal_received(source, (size_t) moved);
+        if (source->flags & S_TLS) {
+            us_internal_heard(source);
+        } else {
+            us_internal_received(source, (size_t) moved);
+        }
     }
     return moved;
 }
@@ -177,7 +191,7 @@ enum read_end us_internal_pipe_forward(struct us_loop_t *loop, struct us_socket_
             return READ_STOPPED;
         }
         int full = 1;
-        ssize_t moved = s->cold->kept_input ? pass_kept_input(s, target) : move_chunk(loop, s, target, &full);
+        ssize_t moved = s->cold->kept_input ? pass_kept_input(s, target) : move_chunk(loop, s, target, ended, &full);
         switch (moved) {
         case 0:
             return READ_END;

@@ -132,19 +132,15 @@ static void open_behind(struct us_loop_t *loop, struct us_socket_t *s, const cha
         fail(loop, s, ENOMEM);
         return;
     }
-    s->flags = (s->flags & ~S_OPENING) | S_OPENED | (length > consumed ? S_RECEIVED : 0);
-    us_internal_deadlines_begin(s, length == consumed);
-    us_internal_output_opened(s);
-    us_internal_drain_opened(s);
+    int waits_for_byte = length == consumed || s->flags & S_TLS;
+    s->flags |= waits_for_byte ? 0 : S_RECEIVED;
     us_internal_prelude_show_peer(loop, s);
     s->cold->prelude = NULL;
     loop->prelude = consumed ? data : NULL;
     loop->prelude_length = consumed;
-    if (s->context->on.on_open) {
-        int ip_length = 0;
-        char *ip = us_internal_net_ip(&wait->address, &ip_length);
-        s->context->on.on_open(s, 0, ip, ip_length);
-    }
+    int ip_length = 0;
+    char *ip = us_internal_net_ip(&wait->address, &ip_length);
+    us_internal_socket_open(s, 0, waits_for_byte, ip, ip_length);
     loop->prelude = NULL;
     loop->prelude_length = 0;
     loop->accepted_address = NULL;

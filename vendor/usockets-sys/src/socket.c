@@ -33,7 +33,7 @@ struct us_socket_t *us_internal_socket_create(struct us_socket_context_t *contex
     s->p.fd = fd;
     s->p.kind = POLL_KIND_SOCKET;
     s->p.size_class = size_class;
-    s->flags = context->deferring ? S_DEADLINES : 0;
+    s->flags = (context->deferring ? S_DEADLINES : 0) | (context->tls ? S_TLS : 0);
     s->wheel_prev = NO_SLOT;
     s->wheel_next = NO_SLOT;
     us_internal_context_link_socket(context, s);
@@ -57,6 +57,39 @@ void us_internal_socket_destroy(struct us_socket_t *s) {
     loop->statistics.live_sockets--;
 }
 
+/* TLS can't be spoken on it: its end, without it ever having been open. */
+static void open_failed(struct us_socket_t *s, int is_client, int error) {
+    if (!s->context->deferring) {
+        s->flags |= S_SILENT;
+        if (is_client && s->context->on.on_connect_error) {
+            s->context->on.on_connect_error(s, error);
+        }
+    }
+    us_internal_socket_close_now(s, USX_REASON_CONNECT, error);
+}
+
+void us_internal_socket_open(struct us_socket_t *s, int is_client, int waits_for_byte, char *ip, int ip_length) {
+    struct us_loop_t *loop = s->context->loop;
+    uint32_t slot = s->p.slot;
+    int result = s->flags & S_TLS ? us_internal_tls_attach(s, is_client) : 0;
+    s->flags &= ~(S_OPENING | S_SILENT | S_CONNECTING);
+    if (result < 0) {
+        open_failed(s, is_client, -result);
+        return;
+    }
+    s->flags |= S_OPENED;
+    us_internal_deadlines_begin(s, waits_for_byte);
+    us_internal_output_opened(s);
+    us_internal_drain_opened(s);
+    if (s->context->on.on_open) {
+        s->context->on.on_open(s, is_client, ip, ip_length);
+    }
+    s = us_internal_slot_socket(loop, slot);
+    if (s->flags & S_HANDSHAKE) {
+        us_internal_tls_opened(s);
+    }
+}
+
 struct socket_cold *us_internal_socket_cold(struct us_socket_t *s) {
     if (!s->cold) {
         s->cold = sys_calloc(1, sizeof(struct socket_cold));
@@ -67,9 +100,10 @@ struct socket_cold *us_internal_socket_cold(struct us_socket_t *s) {
 void us_internal_socket_cold_free(struct us_socket_t *s) {
     if (s->cold) {
         us_internal_connect_forget(s);
-        if (s->cold->output) {
+        if (s->cold->output || s->cold->sealed) {
             us_internal_output_discard(s);
         }
+        us_internal_tls_free(s);
         us_internal_prelude_forget(s);
         us_internal_listener_leave(s->context->loop, s->cold);
         sys_free(s->cold->kept_input);
@@ -106,6 +140,9 @@ int us_internal_socket_interest(struct us_socket_t *s, unsigned int interest) {
     if (s->flags & (S_END_SEEN | S_HELD)) {
         /* Nothing comes after the end, and it is told once, even if the program turns reading on again. */
         interest &= ~(unsigned int) LIBUS_SOCKET_READABLE;
+    }
+    if (s->flags & S_HANDSHAKE) {
+        interest = us_internal_tls_interest(s, interest);
     }
     int result = us_internal_poll_interest(s->context->loop, &s->p, interest);
     if (result < 0) {
@@ -171,7 +208,8 @@ void us_socket_shutdown(int ssl, struct us_socket_t *s) {
     if (s->flags & S_RESET) {
         return; /* accepted bytes were lost just now: the peer must not see an end in order */
     }
-    if (s->flags & S_PENDING) {
+    /* What a handshake holds up goes out behind it; programs of libusockets.h have nothing there. */
+    if (s->flags & S_PENDING || (s->flags & S_HANDSHAKE && s->context->deferring)) {
         s->flags |= S_SHUT_WANTED;
     } else {
         us_internal_shutdown_now(s);
@@ -180,6 +218,11 @@ void us_socket_shutdown(int ssl, struct us_socket_t *s) {
 
 void us_internal_shutdown_now(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
+    if (s->flags & S_TLS && us_internal_tls_close_notify(s)) {
+        s->flags |= S_SHUT_WANTED;
+        us_internal_output_wait(s);
+        return;
+    }
     int result = loop->backend->shutdown(loop, &s->p, SHUT_WR);
     s->flags |= S_SHUT;
     if (result < 0 && result != -ENOTCONN) {
@@ -227,7 +270,7 @@ void us_internal_socket_read_again(struct us_socket_t *s) {
     us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_READABLE);
     if (s->flags & S_HANGUP) {
         us_internal_ready_push(s->context->loop, s, BACKEND_READABLE | BACKEND_HANGUP);
-    } else if (s->cold && s->cold->kept_input) {
+    } else if ((s->cold && s->cold->kept_input) || us_internal_tls_has_input(s)) {
         us_internal_ready_push(s->context->loop, s, BACKEND_READABLE);
     }
 }
@@ -273,14 +316,15 @@ int us_socket_is_closed(int ssl, struct us_socket_t *s) {
 }
 
 void *us_socket_get_native_handle(int ssl, struct us_socket_t *s) {
-    (void) ssl;
+    if (s->flags & S_TLS && ssl && !is_listener(s)) {
+        return us_internal_tls_native(s);
+    }
     return (void *) (uintptr_t) us_poll_fd(&s->p);
 }
 
 void *us_socket_server_name_userdata(int ssl, struct us_socket_t *s) {
     (void) ssl;
-    (void) s;
-    return NULL;
+    return is_listener(s) ? NULL : us_internal_tls_name_user(s);
 }
 
 int usx_socket_local_address(struct us_socket_t *s, struct sockaddr_storage *address,

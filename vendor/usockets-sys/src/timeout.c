@@ -154,7 +154,10 @@ void us_internal_idle_begin(struct us_socket_t *s) {
 }
 
 void us_internal_deadlines_begin(struct us_socket_t *s, int waits_for_byte) {
-    us_internal_policy_arm(s, waits_for_byte ? s->context->deadlines.first_byte : 0);
+    const struct usx_deadlines *deadlines = &s->context->deadlines;
+    us_internal_policy_arm(s, s->flags & S_HANDSHAKE ? deadlines->handshake
+                              : waits_for_byte       ? deadlines->first_byte
+                                                     : 0);
     if (idle_time(s)) {
         s->flags |= S_IDLE;
         us_internal_idle_touch(s);
@@ -182,7 +185,10 @@ static int policy_kind(const struct us_socket_t *s) {
     if (s->flags & (S_CONNECTING | S_OPENING)) {
         return USX_DEADLINE_CONNECT;
     }
-    return s->flags & S_LINGERING ? USX_DEADLINE_DRAIN : USX_DEADLINE_FIRST_BYTE;
+    if (s->flags & S_LINGERING) {
+        return USX_DEADLINE_DRAIN;
+    }
+    return s->flags & S_HANDSHAKE ? USX_DEADLINE_HANDSHAKE : USX_DEADLINE_FIRST_BYTE;
 }
 
 static int set_idle(struct us_socket_t *s, uint64_t nanoseconds) {
@@ -226,6 +232,7 @@ int usx_socket_set_policy_deadline(struct us_socket_t *s, int kind, uint64_t nan
     }
     switch (kind) {
     case USX_DEADLINE_CONNECT:
+    case USX_DEADLINE_HANDSHAKE:
     case USX_DEADLINE_FIRST_BYTE:
         if (policy_kind(s) == kind && !(kind == USX_DEADLINE_FIRST_BYTE && s->flags & S_RECEIVED)) {
             us_internal_policy_arm(s, nanoseconds);

@@ -24,7 +24,7 @@ static uint64_t drain_time(const struct us_socket_t *s) {
 int us_internal_zerocopy_wanted(struct us_socket_t *s, size_t length) {
     struct us_loop_t *loop = s->context->loop;
     size_t threshold = s->context->output.zerocopy_threshold;
-    if (!threshold || length < threshold || !loop->backend->zerocopy || s->flags & (S_CONNECTING | S_OPENING) ||
+    if (!threshold || length < threshold || !loop->backend->zerocopy || s->flags & (S_CONNECTING | S_OPENING | S_TLS) ||
         !drain_time(s)) {
         return 0;
     }

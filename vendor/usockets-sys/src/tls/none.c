@@ -183,4 +183,131 @@ const char *usx_tls_verify_text(int result) {
     return NULL;
 }
 
+/* What the engine asks. No socket has S_TLS. */
+
+int us_internal_tls_context_create(struct us_socket_context_t *context,
+                                   const struct us_socket_context_options_t *options) {
+    (void) context;
+    (void) options;
+    return 0; /* programs of libusockets.h get a plain one */
+}
+
+void us_internal_tls_context_share(struct us_socket_context_t *child, struct us_socket_context_t *parent) {
+    (void) child;
+    (void) parent;
+}
+
+void us_internal_tls_context_free(struct us_socket_context_t *context) {
+    (void) context;
+}
+
+void us_internal_tls_loop_free(struct us_loop_t *loop) {
+    (void) loop;
+}
+
+void *us_internal_tls_native_context(struct us_socket_context_t *context) {
+    (void) context;
+    return NULL;
+}
+
+void *us_internal_tls_native(const struct us_socket_t *s) {
+    (void) s;
+    return NULL;
+}
+
+void *us_internal_tls_name_user(const struct us_socket_t *s) {
+    (void) s;
+    return NULL;
+}
+
+int us_internal_tls_attach(struct us_socket_t *s, int is_client) {
+    (void) s;
+    (void) is_client;
+    return -EOPNOTSUPP;
+}
+
+void us_internal_tls_opened(struct us_socket_t *s) {
+    (void) s;
+}
+
+void us_internal_tls_free(struct us_socket_t *s) {
+    (void) s;
+}
+
+void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    (void) loop;
+    (void) s;
+    (void) ready;
+}
+
+unsigned int us_internal_tls_interest(const struct us_socket_t *s, unsigned int interest) {
+    (void) s;
+    return interest;
+}
+
+ssize_t us_internal_tls_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, int ended,
+                                int *drained) {
+    (void) loop;
+    (void) s;
+    (void) data;
+    (void) ended;
+    (void) drained;
+    return -EOPNOTSUPP;
+}
+
+int us_internal_tls_tell(struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
+int us_internal_tls_reason(const struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
+int us_internal_tls_give_up(struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
+int us_internal_tls_has_input(const struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
+void us_internal_tls_leave(struct us_socket_t *s) {
+    (void) s;
+}
+
+size_t us_internal_tls_send(struct us_socket_t *s, const struct iovec *slices, int count, int flags, int *blocked) {
+    (void) s;
+    (void) slices;
+    (void) count;
+    (void) flags;
+    *blocked = 1;
+    return 0;
+}
+
+int us_internal_tls_close_notify(struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
+void us_internal_tls_mute(struct us_socket_t *s) {
+    (void) s;
+}
+
+int us_internal_tls_begin_later(struct us_socket_t *s, struct us_socket_context_t *target,
+                                const struct usx_tls_connect *client) {
+    (void) s;
+    (void) target;
+    (void) client;
+    return -EOPNOTSUPP;
+}
+
+int us_internal_tls_begin(struct us_socket_t *s) {
+    (void) s;
+    return -EOPNOTSUPP;
+}
+
 #endif

@@ -11,11 +11,16 @@
 struct tls_context;    /* of a context: its configurations, server names and handlers */
 struct tls_connection; /* of a socket */
 
+/* SSL_CTX and SSL; NULL: there is none. And what the program has given with the server name that was selected. */
+void *us_internal_tls_native_context(struct us_socket_context_t *context);
+void *us_internal_tls_native(const struct us_socket_t *s);
+void *us_internal_tls_name_user(const struct us_socket_t *s);
+
 /* TLS for a context of libusockets.h. 0 or a negative errno. */
 int us_internal_tls_context_create(struct us_socket_context_t *context,
                                    const struct us_socket_context_options_t *options);
 /* A child context has the same. */
-int us_internal_tls_context_share(struct us_socket_context_t *child, struct us_socket_context_t *parent);
+void us_internal_tls_context_share(struct us_socket_context_t *child, struct us_socket_context_t *parent);
 void us_internal_tls_context_free(struct us_socket_context_t *context);
 void us_internal_tls_loop_free(struct us_loop_t *loop);
 
@@ -28,17 +33,30 @@ void us_internal_tls_free(struct us_socket_t *s);
 void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
 /* Interest that a handshake has instead of that of the program. */
 unsigned int us_internal_tls_interest(const struct us_socket_t *s, unsigned int interest);
-/* As the `receive` of a back end, but what it gives is decrypted. *drained: nothing is left, neither here nor, as far as
- * one can tell, in the system. -EPROTO: USX_REASON_TLS. */
-ssize_t us_internal_tls_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, int *drained);
+/* As the `receive` of a back end, but what it gives is decrypted: at most RECEIVE_LENGTH bytes. `ended`: all that the
+ * system has is to be read. *drained: nothing is left, neither here nor, as far as one can tell, in the system. */
+ssize_t us_internal_tls_receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, int ended,
+                                int *drained);
+/* Tells the program what it was given besides data; non-zero: the socket has to be looked up anew. */
+int us_internal_tls_tell(struct us_socket_t *s);
+/* Why it can't go on, USX_REASON_TLS or _TRUNCATED; 0: not because of TLS. And closes it for that; zero: not so. */
+int us_internal_tls_reason(const struct us_socket_t *s);
+int us_internal_tls_give_up(struct us_socket_t *s);
 /* Something was received that was not given to the program. */
 int us_internal_tls_has_input(const struct us_socket_t *s);
 /* Dispatch of the socket ends: what lies in shared memory is kept. */
-void us_internal_tls_leave(struct us_loop_t *loop, struct us_socket_t *s);
+void us_internal_tls_leave(struct us_socket_t *s);
 /* Bytes of `slices` that were encrypted; what the back end did not take of that is in the output. *blocked as for
  * us_internal_output_send_slices(). */
 size_t us_internal_tls_send(struct us_socket_t *s, const struct iovec *slices, int count, int flags, int *blocked);
 /* Our direction ends in order: a close_notify follows what was sent. Non-zero: it is in the output. */
 int us_internal_tls_close_notify(struct us_socket_t *s);
+/* No close_notify follows any more, unless our direction was shut down. */
+void us_internal_tls_mute(struct us_socket_t *s);
+/* A socket without TLS is to move to a context with it: 0 or a negative errno. And once it has moved: what it has to send
+ * goes as it is, and then the connection is made. */
+int us_internal_tls_begin_later(struct us_socket_t *s, struct us_socket_context_t *target,
+                                const struct usx_tls_connect *client);
+int us_internal_tls_begin(struct us_socket_t *s);
 
 #endif
