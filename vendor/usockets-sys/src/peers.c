@@ -4,6 +4,7 @@
  * their addresses, many of them for nothing with IPv6, so the hash (SipHash-1-3) has a secret: nobody can make
  * addresses that collide. */
 #include "listener.h"
+#include "siphash.h"
 #include "sys.h"
 
 #include <arpa/inet.h>
@@ -58,52 +59,15 @@ static int is_same(struct peer_key a, struct peer_key b) {
 }
 
 /* ------------------------------------------------------------------------------------------------
- * Hash
- * --------------------------------------------------------------------------------------------- */
-
-static uint64_t rotate(uint64_t word, unsigned int bits) {
-    return word << bits | word >> (64 - bits);
-}
-
-static void sip_round(uint64_t v[4]) {
-    v[0] += v[1];
-    v[1] = rotate(v[1], 13) ^ v[0];
-    v[0] = rotate(v[0], 32);
-    v[2] += v[3];
-    v[3] = rotate(v[3], 16) ^ v[2];
-    v[0] += v[3];
-    v[3] = rotate(v[3], 21) ^ v[0];
-    v[2] += v[1];
-    v[1] = rotate(v[1], 17) ^ v[2];
-    v[2] = rotate(v[2], 32);
-}
-
-static void sip_word(uint64_t v[4], uint64_t word) {
-    v[3] ^= word;
-    sip_round(v);
-    v[0] ^= word;
-}
-
-static uint32_t home_of(const struct peer_counts *peers, struct peer_key key) {
-    uint64_t v[4] = {
-        peers->secret[0] ^ 0x736f6d6570736575u,
-        peers->secret[1] ^ 0x646f72616e646f6du,
-        peers->secret[0] ^ 0x6c7967656e657261u,
-        peers->secret[1] ^ 0x7465646279746573u,
-    };
-    sip_word(v, key.high);
-    sip_word(v, key.low);
-    sip_word(v, (uint64_t) sizeof(key) << 56);
-    v[2] ^= 0xff;
-    sip_round(v);
-    sip_round(v);
-    sip_round(v);
-    return (uint32_t) (v[0] ^ v[1] ^ v[2] ^ v[3]) & (peers->capacity - 1);
-}
-
-/* ------------------------------------------------------------------------------------------------
  * Table
  * --------------------------------------------------------------------------------------------- */
+
+static uint32_t home_of(const struct peer_counts *peers, struct peer_key key) {
+    struct siphash hash = siphash_begin(peers->secret);
+    siphash_word(&hash, key.high);
+    siphash_word(&hash, key.low);
+    return siphash_end(&hash, sizeof(key)) & (peers->capacity - 1);
+}
 
 /* The entry of a peer, or the free one where it belongs. There is always one that is free. */
 static struct peer_entry *find(const struct peer_counts *peers, struct peer_key key) {
