@@ -1559,6 +1559,16 @@ unsafe extern "C" {
 unsafe extern "C" {
     /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
     pub fn us_internal_timer_sweep(loop_: *mut us_loop_t);
+    /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
+    pub fn sni_new() -> *mut c_void;
+    /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
+    pub fn sni_free(sni: *mut c_void, release: Option<unsafe extern "C" fn(user: *mut c_void)>);
+    /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
+    pub fn sni_add(sni: *mut c_void, pattern: *const c_char, user: *mut c_void) -> c_int;
+    /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
+    pub fn sni_find(sni: *mut c_void, name: *const c_char) -> *mut c_void;
+    /// See "Symbols that existing programs declare themselves" in `usockets_ext.h`.
+    pub fn sni_remove(sni: *mut c_void, pattern: *const c_char) -> *mut c_void;
 }
 
 // ----------------------------------------------------------------------------------------

@@ -789,6 +789,20 @@ void usx_loop_statistics(struct us_loop_t *loop, struct usx_loop_statistics *sta
 /* Performs one sweep of the coarse timeouts at once, also outside us_loop_run(). */
 void us_internal_timer_sweep(struct us_loop_t *loop);
 
+/* The tree of server names by itself, which is in builds without TLS, too. Patterns and names as in libusockets.h; an
+ * empty text is neither. Look-ups take time in proportion to the length of the name, whatever it is, and some
+ * milliseconds at most if there are patterns with and without * in every combination: a name that is then found by * alone
+ * may be taken for one without an entry. Not safe to use from several threads at a time. */
+void *sni_new(void); /* NULL: out of memory */
+/* Calls `release`, unless it is NULL, with the user value of each entry; it must not use the tree. */
+void sni_free(void *sni, void (*release)(void *user));
+/* 0; -EEXIST: the pattern has an entry, which stays; -EINVAL: it is empty; -ENOMEM. */
+int sni_add(void *sni, const char *pattern, void *user);
+/* The user value of the entry that the name selects; NULL: none. */
+void *sni_find(void *sni, const char *name);
+/* The user value of the entry that this very pattern had; NULL: none. Entries above and below stay. */
+void *sni_remove(void *sni, const char *pattern);
+
 /* ------------------------------------------------------------------------------------------------
  * Fault injection (only in builds with USX_FAULT_INJECTION)
  * --------------------------------------------------------------------------------------------- */

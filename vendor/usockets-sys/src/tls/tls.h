@@ -59,4 +59,7 @@ int us_internal_tls_begin_later(struct us_socket_t *s, struct us_socket_context_
                                 const struct usx_tls_connect *client);
 int us_internal_tls_begin(struct us_socket_t *s);
 
+/* sni.c, which is there without TLS as well: where the tree has the user value of this very pattern. NULL: no entry. */
+void **us_internal_sni_place(void *sni, const char *pattern);
+
 #endif
