@@ -165,9 +165,10 @@ struct usx_tls_config_t *usx_context_tls(struct us_socket_context_t *context, in
 
 /* Server names. A client that sends one that fits a pattern gets this configuration instead of the context's: its
  * certificate, its trust and what it asks of client certificates. Patterns and look-up as in libusockets.h. `release` is
- * called with `user` once the entry and its connections have let go of it; it may be NULL, and is not called on failure.
- * 0; -EEXIST unless `replace` is non-zero; -EINVAL: an empty pattern, or not a context or configuration for servers;
- * -ENOMEM, -EOPNOTSUPP. */
+ * called with `user` once the entry and its connections have let go of it, which may be inside the call that removes or
+ * replaces it; it may be NULL, and is not called on failure. 0; -EEXIST unless `replace` is non-zero; -EINVAL: an empty
+ * pattern, or not a context or configuration for servers; -EOPNOTSUPP: no TLS, a child context, or one that is not
+ * deferring; -ENOMEM. */
 int usx_context_add_server_name(struct us_socket_context_t *context, const char *pattern,
                                 struct usx_tls_config_t *config, void *user, void (*release)(void *user),
                                 int replace);

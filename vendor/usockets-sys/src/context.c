@@ -319,42 +319,7 @@ void us_socket_context_on_end(int ssl, struct us_socket_context_t *context,
     context->on.on_end = on_end;
 }
 
-void us_socket_context_on_server_name(int ssl, struct us_socket_context_t *context,
-                                      void (*cb)(struct us_socket_context_t *, const char *hostname)) {
-    (void) ssl;
-    context->on.on_server_name = cb;
-}
-
 void usx_context_on_release(struct us_socket_context_t *context,
                             void (*on_release)(struct us_socket_context_t *context)) {
     context->on.on_release = on_release;
-}
-
-/* ------------------------------------------------------------------------------------------------
- * Server names: nothing to select without TLS
- * --------------------------------------------------------------------------------------------- */
-
-void us_socket_context_add_server_name(int ssl, struct us_socket_context_t *context,
-                                       const char *hostname_pattern,
-                                       struct us_socket_context_options_t options, void *user) {
-    (void) ssl;
-    (void) context;
-    (void) hostname_pattern;
-    (void) options;
-    (void) user;
-}
-
-void us_socket_context_remove_server_name(int ssl, struct us_socket_context_t *context,
-                                          const char *hostname_pattern) {
-    (void) ssl;
-    (void) context;
-    (void) hostname_pattern;
-}
-
-void *us_socket_context_find_server_name_userdata(int ssl, struct us_socket_context_t *context,
-                                                  const char *hostname_pattern) {
-    (void) ssl;
-    (void) context;
-    (void) hostname_pattern;
-    return NULL;
 }

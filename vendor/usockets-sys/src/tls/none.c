@@ -80,6 +80,39 @@ void usx_context_refuse_unknown_names(struct us_socket_context_t *context, int r
     (void) refuse;
 }
 
+void us_socket_context_add_server_name(int ssl, struct us_socket_context_t *context,
+                                       const char *hostname_pattern,
+                                       struct us_socket_context_options_t options, void *user) {
+    (void) ssl;
+    (void) context;
+    (void) hostname_pattern;
+    (void) options;
+    (void) user;
+}
+
+void us_socket_context_remove_server_name(int ssl, struct us_socket_context_t *context,
+                                          const char *hostname_pattern) {
+    (void) ssl;
+    (void) context;
+    (void) hostname_pattern;
+}
+
+void *us_socket_context_find_server_name_userdata(int ssl, struct us_socket_context_t *context,
+                                                  const char *hostname_pattern) {
+    (void) ssl;
+    (void) context;
+    (void) hostname_pattern;
+    return NULL;
+}
+
+void us_socket_context_on_server_name(int ssl, struct us_socket_context_t *context,
+                                      void (*on_server_name)(struct us_socket_context_t *context,
+                                                             const char *hostname)) {
+    (void) ssl;
+    (void) context;
+    (void) on_server_name;
+}
+
 const char *usx_tls_library(void) {
     return NULL;
 }

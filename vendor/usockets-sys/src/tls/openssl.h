@@ -41,10 +41,10 @@ void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx);
 /* openssl.c: sets the callbacks that belong to connections: client hello, verify, ALPN, new session. */
 void us_internal_tls_install(SSL_CTX *ssl_ctx, int role);
 
-/* sni.c: an entry, or what one looks up. Counted, because connections hold it. */
+/* An entry. Counted, because connections hold it. */
 struct server_name {
     unsigned int references;
-    int removed; /* its user data is no longer given out */
+    int removed; /* from its tree: its user data is no longer given out */
     struct usx_tls_config_t *config;
     void *user;
     void (*release)(void *user); /* or NULL */
@@ -55,6 +55,7 @@ struct server_name {
 struct server_name *us_internal_server_name_find(void *names, const char *name);
 struct server_name *us_internal_server_name_retain(struct server_name *entry);
 void us_internal_server_name_release(struct server_name *entry);
+/* Calls code of the program: nobody may find `names` any more. */
 void us_internal_server_names_free(void *names);
 
 struct tls_context {

@@ -1,5 +1,5 @@
 /* Configurations: an SSL_CTX of options. */
-#include "internal.h"
+#include "openssl.h"
 
 #include <errno.h>
 
@@ -51,6 +51,12 @@ void usx_tls_config_release(struct usx_tls_config_t *config) {
 
 void *usx_tls_config_native(struct usx_tls_config_t *config) {
     (void) config;
+    return NULL;
+}
+
+struct usx_tls_config_t *us_internal_tls_config_compatible(const struct us_socket_context_options_t *options, struct usx_tls_error *error) {
+    (void) options;
+    (void) error;
     return NULL;
 }
 
