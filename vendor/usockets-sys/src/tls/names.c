@@ -25,7 +25,7 @@ struct server_name *us_internal_server_name_retain(struct server_name *entry) {
 
 /* `release` comes last: it is code of the program. */
 void us_internal_server_name_release(struct server_name *entry) {
-    if (--entry->references) {
+    if (!entry || --entry->references) {
         return;
     }
     struct server_name gone = *entry;
