@@ -327,4 +327,41 @@ int names_started(void);
 int names_ended(void);
 int names_unfreed(void);
 
+/* ------------------------------------------------------------------------------------------------
+ * Certificates and keys of TLS. Made when they are first asked for, and then the same until the
+ * process ends; all bytes are followed by a zero. P-256 unless the name says otherwise.
+ * --------------------------------------------------------------------------------------------- */
+
+#ifndef LIBUS_NO_SSL
+
+/* Servers' certificates are for localhost, *.example.test, 127.0.0.1, ::1 and own_ip(). */
+enum credential {
+    CREDENTIAL_CA,
+    CREDENTIAL_OTHER_CA,
+    CREDENTIAL_INTERMEDIATE, /* of the CA */
+    CREDENTIAL_SERVER,       /* of the CA, as all that follow unless they say otherwise */
+    CREDENTIAL_RSA,          /* a server's, with an RSA key */
+    CREDENTIAL_CHAINED,      /* a server's, of the intermediate one */
+    CREDENTIAL_SELF_SIGNED,  /* a server's */
+    CREDENTIAL_EXPIRED,      /* a server's, until yesterday */
+    CREDENTIAL_FUTURE,       /* a server's, some days from now on */
+    CREDENTIAL_OTHER_HOST,   /* a server's, for elsewhere.test only */
+    CREDENTIAL_CLIENT,
+    CREDENTIAL_OTHER_CLIENT, /* of the other CA */
+    CREDENTIALS
+};
+
+/* The certificate alone, in USX_TLS_PEM or USX_TLS_DER; in PEM with those between it and the root
+ * behind it; its key in PKCS#8, encrypted if there is a passphrase; and all of it in PKCS#12. */
+struct usx_tls_bytes credential_certificate(enum credential which, int format);
+struct usx_tls_bytes credential_chain(enum credential which);
+struct usx_tls_bytes credential_key(enum credential which, int format, const char *passphrase);
+struct usx_tls_bytes credential_pkcs12(enum credential which, const char *passphrase);
+
+/* A file with these bytes. What the functions above gave has one file, whose path stays valid; that
+ * of other bytes stays so for 16 calls. The files are removed with those of temporary_path(). */
+const char *credential_file(struct usx_tls_bytes bytes);
+
+#endif
+
 #endif

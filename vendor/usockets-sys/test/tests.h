@@ -632,3 +632,11 @@ TEST(zerocopy_falls_back_where_it_cannot_be)
 TEST(zerocopy_without_room_for_completions_copies)
 TEST(zerocopy_completions_follow_an_adoption)
 TEST(zerocopy_lingering_does_not_spin_when_the_peer_has_ended)
+
+#ifndef LIBUS_NO_SSL
+
+/* test_tls_credentials.c */
+TEST(credentials_are_what_they_say)
+TEST(credentials_have_one_file_each)
+
+#endif
