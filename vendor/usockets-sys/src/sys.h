@@ -315,9 +315,14 @@ static inline int sys_getentropy(void *bytes, size_t length) {
 }
 
 /* ------------------------------------------------------------------------------------------------
- * Files: those of Unix sockets, and those that are sent
+ * Files: those of Unix sockets, those that are sent, and those of certificates
  * --------------------------------------------------------------------------------------------- */
 
+/* For flags without O_CREAT. */
+static inline int sys_open(const char *path, int flags) {
+    int fault = us_internal_fault();
+    return fault != 0 ? fault : sys_result(open(path, flags));
+}
 static inline int sys_stat(const char *path, struct stat *status) {
     int fault = us_internal_fault();
     return fault != 0 ? fault : sys_result(stat(path, status));

@@ -639,4 +639,14 @@ TEST(zerocopy_lingering_does_not_spin_when_the_peer_has_ended)
 TEST(credentials_are_what_they_say)
 TEST(credentials_have_one_file_each)
 
+/* test_tls_tickets.c */
+TEST(tickets_are_good_where_the_ring_is_shared)
+TEST(tickets_of_older_keys_are_good_and_renewed)
+TEST(ticket_keys_rotate_by_themselves)
+TEST(sessions_are_resumed_only_where_the_same_is_asked)
+TEST(server_without_tickets_resumes_nothing)
+TEST(server_gives_as_many_tickets_as_it_is_told_to)
+TEST(ticket_keys_out_of_range_are_refused)
+TEST(threads_share_a_configuration_and_its_ticket_keys)
+
 #endif

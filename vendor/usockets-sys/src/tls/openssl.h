@@ -9,9 +9,9 @@
 #include <openssl/ssl.h>
 #include <stdatomic.h>
 
-/* Everything but the number of references is as it was made. */
+/* Lies in the SSL_CTX and is freed with it. Everything but the number of references is as it was made. */
 struct usx_tls_config_t {
-    atomic_uint references;
+    atomic_uint references;      /* which together have one of the SSL_CTX */
     SSL_CTX *ssl_ctx;
     int role;                    /* USX_TLS_SERVER, USX_TLS_CLIENT */
     int verify;                  /* USX_TLS_VERIFY_* */
@@ -25,7 +25,8 @@ struct usx_tls_config_t {
     size_t ocsp_length;
     int key_log;                 /* owned; -1: none */
     struct usx_tls_ticket_keys_t *ticket_keys; /* NULL: of a client */
-    /* Which sessions may be resumed with it: those made under a policy that asks the same of the peer. */
+    /* Which sessions may be resumed with it: those made under a policy that asks the same of the peer. Also the session
+     * id context of the SSL_CTX, unless is_native. */
     unsigned char policy[32];
 };
 
