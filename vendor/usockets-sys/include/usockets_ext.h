@@ -790,9 +790,9 @@ void usx_loop_statistics(struct us_loop_t *loop, struct usx_loop_statistics *sta
 void us_internal_timer_sweep(struct us_loop_t *loop);
 
 /* The tree of server names by itself, which is in builds without TLS, too. Patterns and names as in libusockets.h; an
- * empty text is neither. Look-ups take time in proportion to the length of the name, whatever it is, and some
- * milliseconds at most if there are patterns with and without * in every combination: a name that is then found by * alone
- * may be taken for one without an entry. Not safe to use from several threads at a time. */
+ * empty text is neither. A look-up takes time in proportion to the length of the name. Where there are patterns with and
+ * without * in every combination it takes a few milliseconds more at most, and a name that would then be found by * alone
+ * may count as one without an entry. Not safe to use from several threads at a time. */
 void *sni_new(void); /* NULL: out of memory */
 /* Calls `release`, unless it is NULL, with the user value of each entry; it must not use the tree. */
 void sni_free(void *sni, void (*release)(void *user));

@@ -45,7 +45,7 @@
 #define BUDGET_COMPLETIONS 64     /* of sends without a copy, per socket and event */
 #define BUDGET_SPLICES 8          /* chunks taken from a piped socket per turn */
 #define BUDGET_HANDSHAKES_NS 1000000 /* of the processor, for handshakes of TLS per turn */
-#define BUDGET_NAME_BYTES (256 * 1024) /* of labels compared, again and again, in one look-up of a server name */
+#define BUDGET_NAME_BYTES (64 * 1024) /* of labels compared, again and again, in one look-up of a server name */
 
 /* Bytes asked of one receive. 64 to 128 KiB is where bulk is fastest; repeated while full, within the
  * budget. At most LIBUS_RECV_BUFFER_LENGTH, which is what programs are promised as the upper bound. */

@@ -348,21 +348,21 @@ static char *repeated(const char *label, size_t count, const char *last) {
 }
 
 static void test_depth(void) {
-    enum { DEPTH = 100000 };
+    enum { DEPTH = 300000 };
     int users[2];
     void *sni = sni_new();
     char *exact = repeated("a", DEPTH, "b");
     char *any = repeated("*", DEPTH, "c");
-    char *name = repeated("a", DEPTH, "c");
-    char *none = repeated("a", DEPTH, "d");
+    char *other = repeated("a", DEPTH, "d");
     char *dots = repeated("", DEPTH, NULL);
     CHECK_EQ(sni_add(sni, exact, &users[0]), 0);
+    CHECK(sni_find(sni, exact) == &users[0]);
+    CHECK(sni_find(sni, other) == NULL);
+    CHECK(sni_find(sni, dots) == NULL);
     CHECK_EQ(sni_add(sni, any, &users[1]), 0);
     CHECK(sni_find(sni, exact) == &users[0]);
-    CHECK(sni_find(sni, name) == &users[1]); /* turns back all the way */
-    CHECK(sni_find(sni, none) == NULL);
-    CHECK(sni_find(sni, dots) == NULL);
-    CHECK(sni_remove(sni, none) == NULL);
+    CHECK(sni_find(sni, any) == &users[1]);
+    CHECK(sni_remove(sni, other) == NULL);
     CHECK(sni_remove(sni, exact) == &users[0]);
     CHECK_EQ(nodes_of(sni), DEPTH + 1);
     CHECK_EQ(sni_add(sni, dots, &users[0]), 0);
@@ -374,9 +374,25 @@ static void test_depth(void) {
     sni_free(sni, NULL);
     free(exact);
     free(any);
-    free(name);
-    free(none);
+    free(other);
     free(dots);
+}
+
+static void test_turning_back_all_the_way(void) {
+    enum { DEPTH = 30000 };
+    int users[2];
+    void *sni = sni_new();
+    char *exact = repeated("a", DEPTH, "b");
+    char *any = repeated("*", DEPTH, "c");
+    char *name = repeated("a", DEPTH, "c");
+    CHECK_EQ(sni_add(sni, exact, &users[0]), 0);
+    CHECK_EQ(sni_add(sni, any, &users[1]), 0);
+    CHECK(sni_find(sni, exact) == &users[0]);
+    CHECK(sni_find(sni, name) == &users[1]);
+    sni_free(sni, NULL);
+    free(exact);
+    free(any);
+    free(name);
 }
 
 static void test_length(void) {
@@ -506,6 +522,7 @@ int main(void) {
     test_every_set_of_patterns();
     test_random_names();
     test_depth();
+    test_turning_back_all_the_way();
     test_length();
     test_back_tracking_is_bounded();
     test_many_names();
