@@ -142,6 +142,9 @@ int us_internal_linger_begin(struct us_socket_t *s) {
         return 0;
     }
     s->flags |= S_LINGERING;
+    if (s->flags & S_HANDSHAKE) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE); /* a client may not have begun */
+    }
     loop->statistics.live_lingering++;
     us_internal_policy_arm(s, drain);
     return 1;

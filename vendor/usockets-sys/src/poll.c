@@ -134,9 +134,16 @@ int usx_poll_change(struct us_poll_t *p, struct us_loop_t *loop, int events) {
     if (p->kind == POLL_KIND_SOCKET && us_internal_socket_gone((struct us_socket_t *) p)) {
         return 0;
     }
-    int result = p->kind == POLL_KIND_SOCKET
-                     ? us_internal_socket_interest((struct us_socket_t *) p, (unsigned int) events)
-                     : us_internal_poll_interest(loop, p, (unsigned int) events);
+    int result;
+    if (p->kind == POLL_KIND_SOCKET) {
+        struct us_socket_t *s = (struct us_socket_t *) p;
+        result = us_internal_socket_interest(s, (unsigned int) events);
+        if (events & LIBUS_SOCKET_READABLE && us_internal_tls_has_input(s)) {
+            us_internal_ready_push(loop, s, BACKEND_READABLE);
+        }
+    } else {
+        result = us_internal_poll_interest(loop, p, (unsigned int) events);
+    }
     if (result < 0) {
         us_internal_fail(loop, result);
     }

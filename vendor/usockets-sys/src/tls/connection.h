@@ -56,6 +56,7 @@ struct tls_connection {
     uint8_t hello;   /* enum tls_hello */
     uint8_t muted;   /* no close_notify any more: it was made, or must not be */
     uint8_t asks;    /* the program wants to be asked about certificates */
+    uint8_t tolerant; /* the end may come without a close_notify */
     uint8_t drained; /* the latest receive was short */
     int16_t alert;   /* fatal and received; -1: none */
     const char *input; /* ciphertext that the library has not taken yet */

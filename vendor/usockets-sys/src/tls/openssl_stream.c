@@ -66,9 +66,16 @@ static ssize_t receive_more(struct us_loop_t *loop, struct us_socket_t *s) {
         connection->input_length = (size_t) received;
         connection->drained = received < RECEIVE_LENGTH;
     } else if (received == 0) {
-        connection->stream = connection->config->tolerate_truncation ? TLS_STREAM_ENDED : TLS_STREAM_TRUNCATED;
+        int is_tolerated = connection->tolerant || connection->config->tolerate_truncation;
+        connection->stream = is_tolerated ? TLS_STREAM_ENDED : TLS_STREAM_TRUNCATED;
     }
     return received;
+}
+
+void us_internal_tls_expect_end(struct us_socket_t *s) {
+    if (s->cold && s->cold->tls) {
+        s->cold->tls->tolerant = 1;
+    }
 }
 
 /* How the stream has ended, once everything before was given. */

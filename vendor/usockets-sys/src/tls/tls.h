@@ -42,6 +42,8 @@ int us_internal_tls_tell(struct us_socket_t *s);
 /* Why it can't go on, USX_REASON_TLS or _TRUNCATED; 0: not because of TLS. And closes it for that; zero: not so. */
 int us_internal_tls_reason(const struct us_socket_t *s);
 int us_internal_tls_give_up(struct us_socket_t *s);
+/* The program itself ends what comes: that is not a truncation. */
+void us_internal_tls_expect_end(struct us_socket_t *s);
 /* Something was received that was not given to the program. */
 int us_internal_tls_has_input(const struct us_socket_t *s);
 /* Dispatch of the socket ends: what lies in shared memory is kept. */
