@@ -171,17 +171,6 @@ int usx_socket_set_tls_connect(struct us_socket_t *s, const struct usx_tls_conne
     return -EOPNOTSUPP;
 }
 
-int usx_socket_start_tls_later(struct us_socket_t *s, struct us_socket_context_t *target, unsigned int ext_size, size_t unread, const struct usx_adoption *functions, void *argument, const struct usx_tls_connect *client) {
-    (void) s;
-    (void) target;
-    (void) ext_size;
-    (void) unread;
-    (void) functions;
-    (void) argument;
-    (void) client;
-    return -EOPNOTSUPP;
-}
-
 int usx_socket_tls_state(struct us_socket_t *s) {
     (void) s;
     return 0;
