@@ -307,16 +307,19 @@ void test_descriptor_handed_over_in_pre_open_is_adopted_elsewhere(void) {
     finish(loop);
 }
 
-void test_server_name_calls_do_nothing_without_tls(void) {
+void test_server_names_that_cannot_be_had_do_nothing(void) {
     struct us_loop_t *loop = test_loop();
-    struct us_socket_context_options_t options = {.key_file_name = "/nowhere",
-                                                  .cert_file_name = "/nowhere"};
-    struct us_socket_context_t *context = us_create_socket_context(1, loop, 0, options);
-    ASSERT_NOT_NULL(context);
-    us_socket_context_add_server_name(1, context, "a.example", options, loop);
-    ASSERT_NULL(us_socket_context_find_server_name_userdata(1, context, "a.example"));
-    us_socket_context_remove_server_name(1, context, "a.example");
-    us_socket_context_on_server_name(1, context, NULL);
-    us_socket_context_free(1, context);
+    struct us_socket_context_options_t none = {0};
+    struct us_socket_context_options_t faulty = {.key_file_name = "/nowhere", .cert_file_name = "/nowhere"};
+    for (int tls = 0; tls < 2; tls++) {
+        struct us_socket_context_t *context = us_create_socket_context(tls, loop, 0, none);
+        ASSERT_NOT_NULL(context);
+        us_socket_context_add_server_name(1, context, "a.example", faulty, loop);
+        us_socket_context_add_server_name(0, context, "a.example", none, loop);
+        ASSERT_NULL(us_socket_context_find_server_name_userdata(1, context, "a.example"));
+        us_socket_context_remove_server_name(1, context, "a.example");
+        us_socket_context_on_server_name(1, context, NULL);
+        us_socket_context_free(tls, context);
+    }
     finish(loop);
 }

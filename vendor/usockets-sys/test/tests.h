@@ -225,7 +225,7 @@ TEST(settings_on_every_descriptor)
 TEST(descriptors_of_the_loop_are_close_on_exec)
 TEST(handlers_are_not_nested)
 TEST(descriptor_handed_over_in_pre_open_is_adopted_elsewhere)
-TEST(server_name_calls_do_nothing_without_tls)
+TEST(server_names_that_cannot_be_had_do_nothing)
 
 /* test_ext_loop.c */
 TEST(backend_of_a_loop_is_told)
