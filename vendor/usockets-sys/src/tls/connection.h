@@ -1,5 +1,5 @@
-/* What the files of TLS connections share: openssl.c (the connection and its handshake), openssl_stream.c (bytes),
- * openssl_hello.c (what the library asks in between), openssl_context.c, openssl_info.c. */
+/* What the files of TLS connections share: openssl.c (making and freeing them, calls of the library),
+ * openssl_handshake.c, openssl_stream.c (bytes), openssl_hello.c (what the library asks in between), openssl_context.c, openssl_info.c. */
 #ifndef USOCKETS_TLS_CONNECTION_H
 #define USOCKETS_TLS_CONNECTION_H
 

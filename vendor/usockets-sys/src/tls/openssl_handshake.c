@@ -1,0 +1,278 @@
+/* Handshakes: the engine makes them, within a time per turn, and what they hold up goes on behind them. */
+#include "connection.h"
+#include "sys.h"
+
+#include <errno.h>
+
+#ifndef LIBUS_NO_SSL
+
+#define ENDED (BACKEND_ERROR | BACKEND_HANGUP)
+
+void us_internal_tls_opened(struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold->tls;
+    struct us_loop_t *loop = s->context->loop;
+    if (us_internal_socket_gone(s) && !(s->flags & S_LINGERING)) {
+        return;
+    }
+    if (s->flags & S_MOVING || loop->halt) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE); /* a client begins in its new place */
+    } else if (connection->is_client || connection->input_length) {
+        us_internal_tls_handshake(loop, s, 0);
+        us_internal_tls_leave(us_internal_tls_socket(connection));
+    }
+}
+
+unsigned int us_internal_tls_interest(const struct us_socket_t *s, unsigned int interest) {
+    const struct tls_connection *connection = s->cold->tls;
+    unsigned int readable = LIBUS_SOCKET_READABLE;
+    if (connection->hello == TLS_HELLO_WAITING) {
+        readable = 0;
+    } else if (!s->context->deferring) {
+        readable = interest & LIBUS_SOCKET_READABLE;
+    }
+    return readable | (us_internal_is_sealed(s) ? LIBUS_SOCKET_WRITABLE : 0);
+}
+
+/* Handshakes of all sockets share some time in each turn, so that others are served; the oldest come first, because
+ * those that have to wait do so in the ready queue. */
+static int has_budget(struct us_loop_t *loop) {
+    struct tls_loop *tls = loop->tls;
+    if (tls->iteration != loop->iteration) {
+        tls->iteration = loop->iteration;
+        tls->handshakes = 0;
+    }
+    return tls->handshakes < BUDGET_HANDSHAKES_NS;
+}
+
+/* Not the loop's time, which stands still during a turn. */
+static uint64_t clock_ns(void) {
+    struct timespec time;
+    sys_clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t) time.tv_sec * 1000000000ull + (uint64_t) time.tv_nsec;
+}
+
+/* Ciphertext waits, and interest may have to change. */
+static void follow(struct us_socket_t *s) {
+    if (us_internal_is_sealed(s) && !(s->flags & S_PENDING)) {
+        us_internal_output_wait(s);
+    } else {
+        us_internal_socket_interest(s, s->p.interest);
+    }
+}
+
+/* The interest that a socket has once it is done with its handshake. */
+static void restore_interest(struct us_socket_t *s) {
+    unsigned int interest = s->p.interest;
+    if (s->context->deferring) {
+        interest = s->flags & S_PAUSED ? 0 : LIBUS_SOCKET_READABLE;
+    }
+    if (s->flags & (S_WRITE_SHORT | S_PENDING)) {
+        interest |= LIBUS_SOCKET_WRITABLE;
+    }
+    us_internal_socket_interest(s, interest);
+}
+
+/* What the handshake held up goes on. */
+static void release_output(struct us_loop_t *loop, uint32_t slot) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
+    if (s->flags & S_PENDING) {
+        (void) us_internal_output_ready(loop, slot);
+    } else if (s->flags & S_SHUT_WANTED) {
+        us_internal_shutdown_now(s);
+    }
+}
+
+static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
+    uint32_t slot = s->p.slot;
+    s->flags &= ~S_HANDSHAKE;
+    if (s->flags & S_LINGERING) {
+        return;
+    }
+    us_internal_deadlines_begin(s, !s->cold->tls->is_client);
+    restore_interest(s);
+    struct tls_context *context = s->context->tls;
+    if (context->on_handshake) {
+        context->on_handshake(s);
+        s = us_internal_slot_socket(loop, slot);
+    }
+    if (!us_internal_socket_gone(s) && !(s->flags & S_MOVING) && !loop->halt) {
+        release_output(loop, slot);
+    }
+}
+
+/* One call of the library. The value of SSL_get_error(). */
+static int step(struct tls_connection *connection) {
+    us_internal_tls_enter(connection);
+    connection->started = 1;
+    int result = SSL_do_handshake(connection->ssl);
+    int error = result == 1 ? SSL_ERROR_NONE : SSL_get_error(connection->ssl, result);
+    if (error == SSL_ERROR_NONE && connection->is_client && us_internal_tls_check_resumed(connection) < 0) {
+        error = SSL_ERROR_SSL;
+    }
+    if (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) {
+        us_internal_tls_failed(connection);
+    }
+    us_internal_tls_exit(connection, 0);
+    return error;
+}
+
+/* Asks the program about a name. Zero if the handshake does not go on now. */
+static int ask_name(struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold->tls;
+    struct us_loop_t *loop = s->context->loop;
+    struct tls_context *context = s->context->tls;
+    int answer = USX_TLS_NAME_LOOK_UP;
+    if (context && s->context->on.on_server_name) {
+        s->context->on.on_server_name(s->context, connection->server_name);
+    } else if (context && context->on_server_name) {
+        answer = context->on_server_name(s, connection->server_name);
+    }
+    s = us_internal_tls_socket(connection);
+    if (us_internal_socket_gone(s) && !(s->flags & S_LINGERING)) {
+        return 0;
+    }
+    switch (answer) {
+    case USX_TLS_NAME_WAIT:
+        connection->hello = TLS_HELLO_WAITING;
+        break;
+    case USX_TLS_NAME_REFUSE:
+        connection->hello = TLS_HELLO_REFUSED;
+        break;
+    default:
+        connection->hello = TLS_HELLO_ASKED;
+        break;
+    }
+    if (loop->halt || s->flags & S_MOVING) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE);
+        return 0;
+    }
+    return connection->hello != TLS_HELLO_WAITING;
+}
+
+int usx_socket_tls_continue(struct us_socket_t *s, int refuse) {
+    if (s->p.kind != POLL_KIND_SOCKET || us_internal_socket_gone(s)) {
+        return -ENOTCONN;
+    }
+    struct tls_connection *connection = s->cold ? s->cold->tls : NULL;
+    if (!connection || connection->hello != TLS_HELLO_WAITING) {
+        return -EINVAL;
+    }
+    connection->hello = refuse ? TLS_HELLO_REFUSED : TLS_HELLO_ASKED;
+    us_internal_socket_interest(s, s->p.interest);
+    us_internal_ready_push(s->context->loop, s, BACKEND_READABLE);
+    return 0;
+}
+
+/* The peer has gone before the handshake was done. */
+static void ended(struct us_socket_t *s, unsigned int ready) {
+    int error = ready & BACKEND_ERROR ? us_internal_net_error(s->p.fd) : 0;
+    if (s->flags & S_LINGERING) {
+        us_internal_linger_cut(s);
+    } else if (error || (s->cold->failure && (error = s->cold->failure))) {
+        us_internal_socket_close_now(s, us_internal_failure_reason(s, error), error);
+    } else {
+        s->cold->tls->stream = TLS_STREAM_TRUNCATED;
+        us_internal_socket_close_now(s, USX_REASON_TRUNCATED, 0);
+    }
+}
+
+/* Gets the library something to read. Non-zero if it has. */
+static int feed(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    struct tls_connection *connection = s->cold->tls;
+    char *data = us_internal_receive_buffer(loop);
+    ssize_t received = data ? loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH) : -ENOMEM;
+    if (received > 0) {
+        us_internal_received(s, (size_t) received);
+        connection->input = data;
+        connection->input_length = (size_t) received;
+        connection->drained = received < RECEIVE_LENGTH;
+        return 1;
+    }
+    switch (received) {
+    case 0:
+        ended(s, ready);
+        break;
+    case -EAGAIN:
+        if (ready & ENDED) {
+            ended(s, ready);
+        }
+        break;
+    case -EINTR:
+    case -ENOBUFS:
+    case -ENOMEM:
+        us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
+        break;
+    default:
+        if (s->flags & S_LINGERING) {
+            us_internal_linger_cut(s);
+        } else {
+            us_internal_socket_close_now(s, us_internal_failure_reason(s, (int) -received), (int) -received);
+        }
+        break;
+    }
+    return 0;
+}
+
+/* Goes on as far as it goes. */
+static void advance(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    struct tls_connection *connection = s->cold->tls;
+    for (int i = 0; i < BUDGET_RECEIVES; i++) {
+        int needs_input = !connection->input_length && (connection->started || !connection->is_client) &&
+                          connection->hello != TLS_HELLO_ASKED && connection->hello != TLS_HELLO_REFUSED;
+        if (needs_input && !feed(loop, s, ready)) {
+            return;
+        }
+        int error = step(connection);
+        s = us_internal_tls_socket(connection);
+        if (us_internal_socket_gone(s) && !(s->flags & S_LINGERING)) {
+            s->flags &= error == SSL_ERROR_NONE ? ~S_HANDSHAKE : ~0u;
+            return; /* by a handler, inside the call */
+        }
+        switch (error) {
+        case SSL_ERROR_NONE:
+            finished(loop, s);
+            return;
+        case SSL_ERROR_WANT_CLIENT_HELLO_CB:
+            if (!ask_name(s)) {
+                return;
+            }
+            break;
+        case SSL_ERROR_WANT_READ:
+            if (connection->drained && !connection->input_length && !(ready & ENDED)) {
+                return; /* the poller tells when there is more */
+            }
+            break;
+        default:
+            (void) us_internal_tls_give_up(s);
+            return;
+        }
+    }
+    us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
+}
+
+void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    struct tls_connection *connection = s->cold->tls;
+    if (ready & BACKEND_WRITABLE && us_internal_is_sealed(s)) {
+        int blocked = 0;
+        us_internal_output_send_sealed(s, &blocked);
+    }
+    if (connection->hello == TLS_HELLO_WAITING) {
+        if (ready & ENDED) {
+            ended(s, ready);
+        }
+        return;
+    }
+    if (!has_budget(loop) && !(ready & ENDED)) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE);
+        return;
+    }
+    uint64_t begun = clock_ns();
+    advance(loop, s, ready);
+    loop->tls->handshakes += clock_ns() - begun;
+    s = us_internal_tls_socket(connection);
+    if (s->flags & S_HANDSHAKE && (!us_internal_socket_gone(s) || s->flags & S_LINGERING)) {
+        follow(s);
+    }
+}
+
+#endif
