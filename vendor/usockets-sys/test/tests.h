@@ -649,4 +649,9 @@ TEST(server_gives_as_many_tickets_as_it_is_told_to)
 TEST(ticket_keys_out_of_range_are_refused)
 TEST(threads_share_a_configuration_and_its_ticket_keys)
 
+/* test_tls_odd_names.c */
+TEST(name_that_is_a_pattern_finds_no_entry)
+TEST(name_that_is_a_pattern_is_refused_where_unknown_ones_are)
+TEST(sockets_of_child_contexts_have_no_server_names)
+
 #endif

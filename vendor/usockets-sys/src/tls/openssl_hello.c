@@ -88,25 +88,32 @@ static int use_entry(struct tls_connection *connection, struct server_name *entr
     return result;
 }
 
+/* The names that the client chooses from; NULL: none. A socket that lingers asks nobody, and child contexts have none. */
+static struct tls_context *names_for(const struct us_socket_t *s) {
+    return s->context->is_child ? NULL : s->context->tls;
+}
+
 /* Finds the configuration of the name. SSL_CLIENT_HELLO_* and *alert. */
 static int choose(struct tls_connection *connection, int *alert) {
     struct us_socket_t *s = us_internal_tls_socket(connection);
-    struct tls_context *context = s->context->tls; /* NULL: it lingers, nobody is asked any more */
+    struct tls_context *context = names_for(s);
     const char *name = connection->server_name;
     *alert = SSL_AD_UNRECOGNIZED_NAME;
     if (connection->hello == TLS_HELLO_REFUSED) {
         return SSL_CLIENT_HELLO_ERROR;
     }
-    struct server_name *entry = name && context ? us_internal_server_name_find(context->names, name) : NULL;
+    if (!name || !context) {
+        return SSL_CLIENT_HELLO_SUCCESS;
+    }
+    /* It would find the pattern and not a name, which has none (RFC 6066, 3). */
+    int is_pattern = strchr(name, '*') != NULL;
+    struct server_name *entry = is_pattern ? NULL : us_internal_server_name_find(context->names, name);
     if (entry) {
         *alert = SSL_AD_INTERNAL_ERROR;
         return use_entry(connection, entry) == 0 ? SSL_CLIENT_HELLO_SUCCESS : SSL_CLIENT_HELLO_ERROR;
     }
-    if (!name || !context) {
-        return SSL_CLIENT_HELLO_SUCCESS;
-    }
     int has_handler = context->on_server_name || s->context->on.on_server_name;
-    if (connection->hello == TLS_HELLO_NEW && has_handler && !s->context->is_child) {
+    if (connection->hello == TLS_HELLO_NEW && has_handler && !is_pattern) {
         connection->hello = TLS_HELLO_UNKNOWN;
         return SSL_CLIENT_HELLO_RETRY;
     }
