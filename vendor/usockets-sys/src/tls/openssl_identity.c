@@ -118,6 +118,7 @@ static EVP_PKEY *key_of_der(const struct usx_tls_bytes *bytes, struct passphrase
         key = d2i_AutoPrivateKey(NULL, &next, (long) bytes->length);
     }
     if (key != NULL && next != end) {
+        passphrase->asked = 0; /* and was right */
         EVP_PKEY_free(key);
         return NULL;
     }

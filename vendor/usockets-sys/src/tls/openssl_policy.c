@@ -182,7 +182,7 @@ static EVP_PKEY *parameters_of_pem(const struct usx_tls_bytes *bytes) {
     unsigned char *der = NULL;
     char *name = NULL;
     long length = 0;
-    if (in != NULL && PEM_bytes_read_bio(&der, &length, &name, PEM_STRING_DHXPARAMS, in,
+    if (in != NULL && PEM_bytes_read_bio(&der, &length, &name, PEM_STRING_DHPARAMS, in,
                                          us_internal_tls_no_passphrase, NULL) == 1) {
         int type = strcmp(name, PEM_STRING_DHXPARAMS) == 0 ? EVP_PKEY_DHX : EVP_PKEY_DH;
         const unsigned char *next = der;
