@@ -56,6 +56,11 @@ void scenario_timeouts(void);
 void scenario_wakeups(void);
 void scenario_polls(void);
 
+#ifndef LIBUS_NO_SSL
+/* fault_tls.c */
+void scenario_tls_config(void);
+#endif
+
 /* A loop, or NULL with an error that was told. */
 struct us_loop_t *fault_loop(int test_clock);
 /* A loop with contexts for one or two sides; NULL: the case has ended, nothing is left to do. */

@@ -56,6 +56,9 @@ const struct scenario scenarios[] = {
     {"timeouts", scenario_timeouts},
     {"wakeups", scenario_wakeups},
     {"polls", scenario_polls},
+#ifndef LIBUS_NO_SSL
+    {"tls-config", scenario_tls_config},
+#endif
 };
 const size_t scenario_count = sizeof scenarios / sizeof scenarios[0];
 
