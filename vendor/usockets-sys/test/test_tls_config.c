@@ -321,6 +321,32 @@ void test_tls_trusting_an_intermediate_or_a_leaf(void) {
     finish(NULL);
 }
 
+/* As a server does that finds a configuration by name. */
+void test_tls_trust_belongs_to_the_configuration_that_is_changed_to(void) {
+    struct usx_tls_options options = server_options();
+    struct usx_tls_bytes trusted = credential_certificate(CREDENTIAL_CLIENT, USX_TLS_PEM);
+    struct handshake handshake;
+    struct usx_tls_config_t *first = make(&options);
+    options.trusted = &trusted;
+    options.trusted_count = 1;
+    options.verify = USX_TLS_VERIFY_REQUIRED;
+    struct usx_tls_config_t *second = make(&options);
+    const enum credential clients[] = {CREDENTIAL_CLIENT, CREDENTIAL_OTHER_CLIENT};
+    for (int i = 0; i < 2; i++) {
+        struct usx_tls_options shown = showing(clients[i]);
+        struct usx_tls_config_t *client = make(&shown);
+        handshake_begin(&handshake, client, first);
+        ASSERT_NOT_NULL(SSL_set_SSL_CTX(handshake.server, second->ssl_ctx));
+        SSL_set_verify(handshake.server, SSL_CTX_get_verify_mode(second->ssl_ctx), NULL);
+        ASSERT_EQ(handshake_run(&handshake), i == 0);
+        handshake_end(&handshake);
+        usx_tls_config_release(client);
+    }
+    usx_tls_config_release(first);
+    usx_tls_config_release(second);
+    finish(NULL);
+}
+
 void test_tls_trust_of_the_system(void) {
     struct usx_tls_options client = client_options();
     char folder[] = "/tmp/usockets-trust-XXXXXX";

@@ -163,10 +163,11 @@ int us_internal_tls_load_trust(struct tls_build *build) {
     if (kind == 0 && options->system_trust) {
         kind = add_system(build);
     }
-    /* A certificate that was given is trusted by itself, also one that others have issued. */
-    if (kind == 0 && options->trusted_count > 0 && !build->compatible) {
-        (void) X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(build->ssl_ctx),
-                                           X509_V_FLAG_PARTIAL_CHAIN);
+    /* A certificate that was given is trusted by itself, also one that others have issued. A flag of the store, because
+     * those of the SSL_CTX do not come along when a connection is given another one. */
+    if (kind == 0 && options->trusted_count > 0 && !build->compatible &&
+        X509_STORE_set_flags(SSL_CTX_get_cert_store(build->ssl_ctx), X509_V_FLAG_PARTIAL_CHAIN) != 1) {
+        kind = us_internal_tls_fail(build->error, USX_TLS_ERROR_MEMORY);
     }
     return kind;
 }
