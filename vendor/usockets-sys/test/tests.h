@@ -689,4 +689,9 @@ TEST(tls_file_of_dh_parameters_and_ciphers)
 TEST(tls_modes_of_a_context)
 TEST(tls_bad_files_are_refused)
 
+#else
+
+/* test_tls_none.c */
+TEST(tls_is_refused_by_builds_without_it)
+
 #endif
