@@ -26,11 +26,11 @@ int usx_tls_kernel_support(void);
  * Errors
  * --------------------------------------------------------------------------------------------- */
 
-/* What a configuration failed by. */
+/* What a configuration failed by: the first thing found. */
 #define USX_TLS_ERROR_NONE 0
 #define USX_TLS_ERROR_UNAVAILABLE 1 /* no TLS in this build */
 #define USX_TLS_ERROR_MEMORY 2
-#define USX_TLS_ERROR_SYSTEM 3      /* a file: see `error` */
+#define USX_TLS_ERROR_SYSTEM 3      /* a file, or `key_log`: see `error` */
 #define USX_TLS_ERROR_CERTIFICATE 4 /* certificate or chain can't be read, or is not fit for use */
 #define USX_TLS_ERROR_KEY 5         /* private key can't be read */
 #define USX_TLS_ERROR_PASSPHRASE 6  /* it is encrypted, and the passphrase is wrong or missing */
@@ -100,21 +100,25 @@ struct usx_tls_bytes {
 #define USX_TLS_1_3 0x0304
 
 /* All zero: a client that verifies nothing. Everything is copied. Strings and bytes that are NULL are left at the
- * library's default, unless the text says otherwise. */
+ * library's default, unless the text says otherwise. Nothing here may have more than 16 MiB. Bytes in PEM may have other
+ * things and text around what is meant; in DER and PKCS#12 nothing may follow. Nobody is ever asked for a passphrase. */
 struct usx_tls_options {
-    int role; /* USX_TLS_SERVER, USX_TLS_CLIENT, or both */
-    /* Ours: PEM: a chain, leaf first; DER: the leaf. A server without one has per-name ones only. */
+    int role; /* USX_TLS_SERVER, USX_TLS_CLIENT (also 0), or both */
+    /* Ours: PEM: a chain, leaf first; DER: the leaf. A server without one has per-name ones only. What is sent is this
+     * and `chain`, and never completed with what is trusted. */
     struct usx_tls_bytes certificate;
     int certificate_format;
-    const struct usx_tls_bytes *chain; /* certificates between the leaf and the root, each in DER */
+    const struct usx_tls_bytes *chain; /* certificates between the leaf and the root, each in DER; not with PKCS#12 */
     size_t chain_count;
     struct usx_tls_bytes key;
     int key_format;         /* USX_TLS_PEM or USX_TLS_DER (PKCS#8, PKCS#1, SEC 1) */
-    const char *passphrase; /* of an encrypted key or PKCS#12; NULL: none, and none is asked for on a terminal */
+    const char *passphrase; /* of an encrypted key or PKCS#12, at most 1024 bytes; NULL: none */
     size_t passphrase_length;
     int check_validity;     /* non-zero: a leaf that is not valid at this time is refused */
     struct usx_tls_bytes ocsp_response; /* DER, stapled when a client asks (RFC 6066) */
-    /* Trust: certificates in PEM (any number each) or DER; those of the system as well. */
+    /* Trust: certificates in PEM (any number each, but one at least) or DER; those of the system as well. With `trusted`
+     * any certificate in there is trusted by itself, be it of an authority in between or the peer's own (OpenSSL's
+     * X509_V_FLAG_PARTIAL_CHAIN). Servers that verify tell clients the names of those in `trusted`. */
     const struct usx_tls_bytes *trusted;
     size_t trusted_count;
     int trusted_format;
@@ -124,16 +128,16 @@ struct usx_tls_options {
     int check_name;   /* clients, non-zero: the certificate must be for the name or address connected to */
     int min_version, max_version; /* USX_TLS_1_2 or USX_TLS_1_3; 0: all from 1.2 on */
     const char *ciphers;          /* TLS 1.2, openssl-ciphers(1). NULL: forward secrecy and AEAD only, if `strict` */
-    const char *cipher_suites;    /* TLS 1.3 */
+    const char *cipher_suites;    /* TLS 1.3, with colons in between */
     const char *groups;           /* such as "X25519:P-256" */
     const char *signature_algorithms;
     int strict;                   /* non-zero: see `ciphers` */
     struct usx_tls_bytes protocols; /* ALPN (RFC 7301): each with its length in a byte before it, best first. A
                                      * server without one in common with a client that offers some refuses */
-    struct usx_tls_bytes dh_parameters; /* PEM; see dh_params_file_name in libusockets.h */
+    struct usx_tls_bytes dh_parameters; /* PEM. Without `ciphers` and `strict` as dh_params_file_name in libusockets.h */
     int tickets; /* server: session tickets per full handshake, 0 to 16; with 0 nothing is resumed */
     struct usx_tls_ticket_keys_t *ticket_keys; /* retained; NULL: random ones of this configuration */
-    int key_log;             /* a descriptor, duplicated, to which secrets are written (NSS key log format); -1: none */
+    int key_log; /* a descriptor, duplicated, to which secrets are written (NSS key log format); 0, -1: none */
     int release_buffers;     /* non-zero: idle connections give their buffers back */
     int tolerate_truncation; /* non-zero: a FIN without a close_notify is an end as good as any */
     int kernel;              /* non-zero: kTLS where there is any */
@@ -144,7 +148,9 @@ struct usx_tls_config_t;
 struct usx_tls_config_t *usx_tls_config_create(const struct usx_tls_options *options,
                                                struct usx_tls_error *error);
 /* The same of an SSL_CTX that the program has set up by itself, which is retained. Its client-hello, certificate-verify,
- * ALPN-select and new-session callbacks become the engine's where these have a use. */
+ * ALPN-select, new-session and info callbacks become the engine's where these have a use; tickets and the session id
+ * context stay the program's business. Given again it is the same configuration, which must have had the role the first
+ * time (USX_TLS_ERROR_OPTION). */
 struct usx_tls_config_t *usx_tls_config_from_native(void *ssl_ctx, int role, struct usx_tls_error *error);
 struct usx_tls_config_t *usx_tls_config_retain(struct usx_tls_config_t *config);
 void usx_tls_config_release(struct usx_tls_config_t *config);
