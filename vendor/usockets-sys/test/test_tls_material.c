@@ -251,6 +251,10 @@ void test_tls_bad_certificates_are_refused(void) {
     chain = (struct usx_tls_bytes){0};
     (void) REFUSED(&options, CERTIFICATE);
 
+    chain = credential_certificate(CREDENTIAL_INTERMEDIATE, USX_TLS_DER);
+    options.certificate = options.key = (struct usx_tls_bytes){0};
+    (void) REFUSED(&options, CERTIFICATE);
+
     options = options_of(CREDENTIAL_EXPIRED);
     options.check_validity = 1;
     (void) REFUSED(&options, EXPIRED);

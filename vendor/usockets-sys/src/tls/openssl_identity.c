@@ -221,7 +221,8 @@ static int is_valid_now(const X509 *certificate) {
 }
 
 static int check_identity(const struct tls_build *build, const struct identity *identity) {
-    if (!build->compatible && identity->leaf == NULL && identity->key != NULL) {
+    int has_more = identity->key != NULL || sk_X509_num(identity->chain) > 0;
+    if (!build->compatible && identity->leaf == NULL && has_more) {
         return us_internal_tls_fail(build->error, USX_TLS_ERROR_CERTIFICATE);
     }
     if (!build->compatible && identity->leaf != NULL && identity->key == NULL) {

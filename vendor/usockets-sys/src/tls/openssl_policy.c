@@ -148,6 +148,7 @@ static int has_all_suites(SSL_CTX *ssl_ctx, const char *list) {
     }
 }
 
+/* An empty list is refused here: what the library makes of it depends on its version. */
 static int set_ciphers(const struct tls_build *build) {
     const struct usx_tls_options *options = build->options;
     SSL_CTX *ssl_ctx = build->ssl_ctx;
@@ -157,7 +158,7 @@ static int set_ciphers(const struct tls_build *build) {
     } else if (ciphers == NULL && options->dh_parameters.data != NULL) {
         ciphers = DH_CIPHERS;
     }
-    if (ciphers != NULL && SSL_CTX_set_cipher_list(ssl_ctx, ciphers) != 1) {
+    if (ciphers != NULL && (*ciphers == '\0' || SSL_CTX_set_cipher_list(ssl_ctx, ciphers) != 1)) {
         return us_internal_tls_fail(build->error, USX_TLS_ERROR_CIPHERS);
     }
     if (options->cipher_suites != NULL &&
@@ -165,11 +166,13 @@ static int set_ciphers(const struct tls_build *build) {
          !has_all_suites(ssl_ctx, options->cipher_suites))) {
         return us_internal_tls_fail(build->error, USX_TLS_ERROR_SUITES);
     }
-    if (options->groups != NULL && SSL_CTX_set1_groups_list(ssl_ctx, options->groups) != 1) {
+    if (options->groups != NULL &&
+        (*options->groups == '\0' || SSL_CTX_set1_groups_list(ssl_ctx, options->groups) != 1)) {
         return us_internal_tls_fail(build->error, USX_TLS_ERROR_GROUPS);
     }
-    if (options->signature_algorithms != NULL &&
-        SSL_CTX_set1_sigalgs_list(ssl_ctx, options->signature_algorithms) != 1) {
+    const char *algorithms = options->signature_algorithms;
+    if (algorithms != NULL &&
+        (*algorithms == '\0' || SSL_CTX_set1_sigalgs_list(ssl_ctx, algorithms) != 1)) {
         return us_internal_tls_fail(build->error, USX_TLS_ERROR_SIGNATURES);
     }
     return 0;
