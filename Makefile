@@ -9,7 +9,7 @@
 # make transfers.
 
 STEPS := fmt clippy doc test test-poll bindings headers include-only \
-         engine-gcc engine-clang engine-sanitized engine-faults engine-threads \
+         engine-gcc engine-clang engine-no-tls engine-sanitized engine-faults engine-threads \
          faults loom asan valgrind examples syscalls
 
 ENGINE := vendor/usockets-sys
@@ -89,6 +89,10 @@ engine-gcc:
 
 engine-clang:
 	$(MAKE) -C $(ENGINE) CC=clang WERROR=1 test
+
+# ssl = 1 is ignored there.
+engine-no-tls:
+	$(MAKE) -C $(ENGINE) CC=gcc WERROR=1 TLS=none test BACKEND=epoll
 
 engine-sanitized:
 	$(MAKE) -C $(ENGINE) CC=clang SANITIZE=address,undefined test

@@ -1,6 +1,7 @@
 # The engine's own tests. Included by ../Makefile, whose variables are used here:
 #
-#   make test                        one flavour: unit tests, the runner on every back end, and once with ssl = 1
+#   make test                        one flavour: unit tests, the runner on every back end
+#   make test TLS=none               the same without TLS, and the runner once more with ssl = 1
 #   make test BACKEND=poll           on one back end
 #   make test SANITIZE=address,undefined
 #   make test TESTS="name name"      these tests
@@ -44,7 +45,8 @@ unit: $(unit_programs)
 test: unit $(RUNNER)
 	$(foreach backend,$(BACKEND),echo "back end $(backend)" && \
 	    $(RUNNER) -j$(JOBS) --backend $(backend) $(TESTS) &&) true
-	$(if $(TESTS),,echo "ssl = 1" && $(RUNNER) -j$(JOBS) --backend $(firstword $(BACKEND)) --ssl)
+	$(if $(and $(filter none,$(TLS)),$(if $(TESTS),,all)),echo "ssl = 1" && \
+	    $(RUNNER) -j$(JOBS) --backend $(firstword $(BACKEND)) --ssl)
 
 test-threads:
 	$(MAKE) SANITIZE=thread test-threads-run
