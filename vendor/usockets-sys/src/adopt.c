@@ -209,7 +209,9 @@ static void move_if_wanted(struct us_loop_t *loop, struct us_socket_t *s, struct
         functions.after(moved, argument);
         us_internal_drain_opened(us_internal_slot_socket(loop, slot));
         if (result < 0) {
-            us_internal_socket_break_later(us_internal_slot_socket(loop, slot), USX_REASON_ERROR, -result);
+            moved = us_internal_slot_socket(loop, slot);
+            moved->flags |= S_RESET;
+            us_internal_socket_close_now(moved, USX_REASON_ERROR, -result);
         }
     } else {
         functions.dropped(s, argument);

@@ -277,8 +277,8 @@ static void read_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned i
         reading_stopped(loop, s, ready);
         break;
     case READ_BUDGET:
-        /* The poller reports a watched descriptor again by itself. */
-        if (ready & ENDED || !(s->p.watched & POLL_WATCHED)) {
+        /* The poller reports a watched descriptor again by itself, but not what TLS has of it already. */
+        if (ready & ENDED || !(s->p.watched & POLL_WATCHED) || us_internal_tls_has_input(s)) {
             us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
         }
         break;

@@ -255,6 +255,7 @@ void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, un
     if (ready & BACKEND_WRITABLE && us_internal_is_sealed(s)) {
         int blocked = 0;
         us_internal_output_send_sealed(s, &blocked);
+        follow(s);
     }
     if (connection->hello == TLS_HELLO_WAITING) {
         if (ready & ENDED) {
