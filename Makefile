@@ -35,17 +35,19 @@ fmt:
 clippy:
 	$(foreach package,$(PACKAGES),cargo clippy -p $(package) --all-targets -- -D warnings &&) true
 	cargo clippy -p usockets --no-default-features --lib -- -D warnings
+	cargo clippy -p usockets --features openssl --all-targets -- -D warnings
 
 doc:
 	RUSTDOCFLAGS="-D warnings" cargo doc -p usockets -p usockets-sys --no-deps
 
 test:
 	cargo test
+	cargo test --features openssl --test tls_openssl_types
 
 test-poll:
 	USOCKETS_BACKEND=poll cargo test
 
-# lib.rs of usockets-sys against both headers, with and without what only fault builds have.
+# lib.rs of usockets-sys against the headers, with and without what only fault builds have.
 bindings:
 	cargo test -p usockets-systest
 	USOCKETS_FAULT_INJECTION=1 CARGO_TARGET_DIR=$(TARGET)/faults cargo test -p usockets-systest

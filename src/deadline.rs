@@ -22,9 +22,10 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(50 * 86_400);
 pub enum DeadlineKind {
     /// To be made: from the call of `connect`, with everything that it needs, until `on_open`.
     Connect,
-    /// To agree on what comes before `on_open`: a PROXY header, and TLS.
+    /// To agree on what comes first: a PROXY header, which is before `on_open`; and TLS, which is after it.
     Handshake,
-    /// To send something: from `on_open` of an accepted socket until its first byte.
+    /// To send something: from `on_open` of an accepted socket, or the end of its TLS handshake, until its
+    /// first byte.
     FirstByte,
     /// To do anything: since bytes were last received or taken by the system.
     Idle,
@@ -81,7 +82,7 @@ impl fmt::Display for DeadlineKind {
 /// | deadline | default | ends with |
 /// |---|---|---|
 /// | [`connect`](Self::connect) | 30 s | `on_connect_error`, of the kind `TimedOut` |
-/// | [`handshake`](Self::handshake) | 10 s | `on_connect_error`, of the kind `TimedOut` |
+/// | [`handshake`](Self::handshake) | 10 s | `on_connect_error`, of the kind `TimedOut`; for TLS, `CloseReason::Deadline` |
 /// | [`first_byte`](Self::first_byte) | 60 s | [`CloseReason::Deadline`](crate::CloseReason::Deadline) |
 /// | [`idle`](Self::idle) | none | `on_timeout`; without one, `CloseReason::Deadline` |
 /// | [`write_stall`](Self::write_stall) | 60 s | `CloseReason::Deadline` and a reset |

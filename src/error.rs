@@ -5,10 +5,11 @@ use std::io;
 
 use crate::attempt::ConnectAttempt;
 use crate::ffi;
+use crate::tls::TlsError;
 
 /// Why a call failed, or why a connection could not be made.
 ///
-/// The variants come in groups: *the system* said no; this build *cannot*; the program *misuses*
+/// The variants come in groups: *the system* said no; this build *cannot*; material for *TLS* is no good; the program *misuses*
 /// something, which is fixed by changing the program; an *input* is not valid; a *limit* of the
 /// program's own choosing was reached.
 ///
@@ -84,9 +85,15 @@ pub enum UsError {
     },
 
     // -- This build ---------------------------------------------------------------------------
-    /// `SSL = true` in a build without TLS.
+    /// `SSL = true`, or an option of TLS, in a build without TLS.
     #[error("this build of usockets has no TLS")]
     TlsUnavailable,
+
+    // -- TLS ----------------------------------------------------------------------------------
+    /// Certificates, keys or options of TLS that cannot be used. What goes wrong with a connection is a
+    /// [`CloseReason`](crate::CloseReason).
+    #[error(transparent)]
+    Tls(TlsError),
 
     // -- Misuse -------------------------------------------------------------------------------
     /// The call needs the thread of the loop.
@@ -191,6 +198,7 @@ impl UsError {
             #[cfg(feature = "proxy-protocol")]
             Self::ProxyHeader { reason, .. } => reason.kind(),
             Self::TlsUnavailable => ErrorKind::Unsupported,
+            Self::Tls(error) => error.io_kind(),
             Self::InvalidAddress { .. }
             | Self::InvalidOption { .. }
             | Self::UnixPathTooLong { .. } => ErrorKind::InvalidInput,

@@ -58,11 +58,19 @@
 //! - **Nothing blocks**, but for `run`, host names given to [`listen`](SocketContext::listen), and
 //!   [`run_on_loop`](LoopHandle::run_on_loop).
 //!
+//! # TLS
+//!
+//! Contexts and sockets with `SSL = true` speak TLS, by OpenSSL, and are used like those without. A
+//! server gets a [`TlsServerConfig`] with its certificate; a client verifies by the trusted
+//! certificates of the system unless a [`TlsClientConfig`] says otherwise. Everything that makes it
+//! less safe has a name that begins with `danger_`. In a build without TLS (without the feature `tls`)
+//! the types are there, and building such a context is [`UsError::TlsUnavailable`].
+//!
 //! # Where to look
 //!
-//! [`Loop`] says what an iteration does, [`ContextBuilder`] lists the callbacks, [`Socket`] shows
-//! how to write under back-pressure, [`LoopHandle`] and [`WorkerPool`] lead to other threads and
-//! back.
+//! [`Loop`] says what an iteration does, [`ContextBuilder`] lists the callbacks, those of TLS at its
+//! end, [`Socket`] shows how to write under back-pressure, [`LoopHandle`] and [`WorkerPool`] lead to
+//! other threads and back.
 
 #![warn(unreachable_pub)]
 
@@ -106,6 +114,7 @@ mod socket_options;
 #[cfg(target_os = "linux")]
 mod tcp_info;
 mod timer;
+mod tls;
 mod transfer;
 
 pub use activation::{InheritedListener, inherited_listeners};
@@ -133,4 +142,10 @@ pub use socket_options::TcpKeepAlive;
 #[cfg(target_os = "linux")]
 pub use tcp_info::{TcpInfo, TcpState};
 pub use timer::{Timer, TimerRef};
+pub use tls::{
+    AlpnOffer, CertificateError, ClientCertificates, Handshake, PeerCertificates, ServerNameAnswer,
+    StartTls, TicketKeys, TlsAlert, TlsClientConfig, TlsClientOptions, TlsError, TlsErrorKind,
+    TlsFailure, TlsIdentity, TlsProtocolError, TlsServerConfig, TlsServerOptions, TlsSession,
+    TlsVersion, TrustAnchors, kernel_tls_support, tls_library,
+};
 pub use transfer::PipeEnd;

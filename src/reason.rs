@@ -9,6 +9,8 @@ use usockets_sys as sys;
 use crate::attempt::ConnectAttempt;
 use crate::deadline::DeadlineKind;
 use crate::error::UsError;
+use crate::ffi::RawSocket;
+use crate::tls::TlsFailure;
 
 /// Why a socket is closed, as [`on_close`](crate::ContextBuilder::on_close) is told.
 ///
@@ -34,8 +36,16 @@ pub enum CloseReason {
     Local,
     /// The program called [`reset`](crate::Socket::reset).
     LocalReset,
-    /// Both directions ended in order.
+    /// Both directions ended in order. Over TLS the peer has said so, by a `close_notify`: nothing was cut
+    /// off.
     End,
+    /// The peer has ended the connection without the `close_notify` of TLS: somebody on the way may have cut
+    /// off the end of what it had to say. What arrived was delivered. See
+    /// [`danger_tolerate_truncation`](crate::TlsClientOptions::danger_tolerate_truncation).
+    Truncated,
+    /// TLS failed, in the handshake or later. A handshake that takes too long is a
+    /// [`Deadline`](Self::Deadline).
+    Tls(TlsFailure),
     /// The peer reset the connection.
     Reset,
     /// The peer is gone in both directions, as Unix sockets report it.
@@ -68,7 +78,9 @@ impl CloseReason {
 
     /// The error behind the close: of the system, or a
     /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) for [`Reset`](Self::Reset), or a
-    /// [`TimedOut`](io::ErrorKind::TimedOut) for [`Deadline`](Self::Deadline).
+    /// [`TimedOut`](io::ErrorKind::TimedOut) for [`Deadline`](Self::Deadline), or an
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) for [`Truncated`](Self::Truncated), or an
+    /// [`InvalidData`](io::ErrorKind::InvalidData) that says what is wrong for [`Tls`](Self::Tls).
     pub fn error(&self) -> Option<io::Error> {
         match *self {
             Self::System { errno } | Self::File { errno } => {
@@ -76,17 +88,29 @@ impl CloseReason {
             }
             Self::Reset => Some(io::Error::from_raw_os_error(libc::ECONNRESET)),
             Self::Deadline(_) => Some(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+            Self::Truncated => Some(io::Error::new(io::ErrorKind::UnexpectedEof, self.to_string())),
+            Self::Tls(failure) => {
+                Some(io::Error::new(io::ErrorKind::InvalidData, failure.to_string()))
+            }
             _ => None,
         }
     }
 
-    /// What the engine says; `None` for a socket that is not closed.
-    pub(crate) fn from_raw(raw: sys::usx_close_reason) -> Option<Self> {
+    /// What the engine says of a socket; `None` if it is not closed.
+    pub(crate) fn of(socket: RawSocket<'_>) -> Option<Self> {
+        Self::from_raw(socket.close_reason(), || {
+            socket.tls_failure().map_or_else(TlsFailure::unknown, TlsFailure::from_raw)
+        })
+    }
+
+    fn from_raw(raw: sys::usx_close_reason, tls: impl FnOnce() -> TlsFailure) -> Option<Self> {
         Some(match raw.kind {
             sys::USX_REASON_NONE => return None,
             sys::USX_REASON_LOCAL => Self::Local,
             sys::USX_REASON_LOCAL_RESET => Self::LocalReset,
             sys::USX_REASON_END => Self::End,
+            sys::USX_REASON_TRUNCATED => Self::Truncated,
+            sys::USX_REASON_TLS => Self::Tls(tls()),
             sys::USX_REASON_RESET => Self::Reset,
             sys::USX_REASON_HANGUP => Self::HangUp,
             sys::USX_REASON_FILE => Self::File { errno: raw.error },
@@ -105,6 +129,8 @@ impl fmt::Display for CloseReason {
             Self::Local => "closed by the program",
             Self::LocalReset => "reset by the program",
             Self::End => "both directions ended",
+            Self::Truncated => "the peer ended the connection without ending TLS",
+            Self::Tls(failure) => return failure.fmt(f),
             Self::Reset => "the peer reset the connection",
             Self::HangUp => "the peer hung up",
             Self::System { errno } => {

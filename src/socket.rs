@@ -183,7 +183,7 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
     /// Why the socket is closed. `None` if it is not, and some time after `on_close`, when the
     /// system's and the engine's resources have been given back.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        CloseReason::from_raw(self.raw().ok()?.close_reason())
+        CloseReason::of(self.raw().ok()?)
     }
 
     // -- Timeouts -----------------------------------------------------------------------------

@@ -74,6 +74,24 @@ const _: () = plain_data::<Origin>();
 const _: () = plain_data::<Ready>();
 const _: () = plain_data::<Target>();
 
+// TLS: what is shared between loops, and plain data.
+const _: () = shared_across_threads::<usockets::TicketKeys>();
+const _: () = shared_across_threads::<usockets::TlsClientConfig>();
+const _: () = shared_across_threads::<usockets::TlsServerConfig>();
+const _: () = plain_data::<usockets::CertificateError>();
+const _: () = plain_data::<usockets::Handshake>();
+const _: () = plain_data::<usockets::PeerCertificates>();
+const _: () = plain_data::<usockets::ServerNameAnswer>();
+const _: () = plain_data::<usockets::StartTls>();
+const _: () = plain_data::<usockets::TlsAlert>();
+const _: () = plain_data::<usockets::TlsClientOptions>();
+const _: () = plain_data::<usockets::TlsFailure>();
+const _: () = plain_data::<usockets::TlsIdentity>();
+const _: () = plain_data::<usockets::TlsServerOptions>();
+const _: () = plain_data::<usockets::TlsSession>();
+const _: () = plain_data::<usockets::TlsVersion>();
+const _: () = plain_data::<usockets::TrustAnchors>();
+
 #[cfg(feature = "proxy-protocol")]
 const _: () = {
     plain_data::<usockets::IpPrefix>();
@@ -86,4 +104,6 @@ const _: () = {
 // Errors travel.
 const fn error<T: std::error::Error + Send + Sync + 'static>() {}
 const _: () = error::<UsError>();
+const _: () = error::<usockets::CertificateError>();
+const _: () = error::<usockets::TlsError>();
 const _: () = error::<DeferError<fn(&LoopRef)>>();

@@ -74,7 +74,8 @@ fn calls_that_fail_leave_no_descriptor() {
         assert!(context.listen_fd(file).is_err());
         let local = usockets::ConnectOptions::new().local_addr(([192, 0, 2, 1], 0).into());
         assert!(context.connect_with(address, &local, ()).is_err());
-        assert!(SocketContext::<true>::builder().build(&event_loop, ()).is_err());
+        let tls = SocketContext::<true>::builder().build(&event_loop, ());
+        assert!(tls.and_then(|context| context.listen(own_address())).is_err());
         assert!(event_loop.on_signal(libc::SIGKILL, |_, _| ()).is_err());
         assert!(event_loop.on_signal(-1, |_, _| ()).is_err());
     }

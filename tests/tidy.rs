@@ -11,7 +11,7 @@ const ENGINE: &str = "vendor/usockets-sys";
 /// Longest source file, in lines.
 const LINES_MAX: usize = 800;
 
-/// Files that may be longer: two headers, and the declarations of both in their order.
+/// Files that may be longer: two headers, and the declarations of all in their order.
 const LONG: [&str; 3] = [
     "vendor/usockets-sys/lib.rs",
     "vendor/usockets-sys/include/libusockets.h",

@@ -46,9 +46,9 @@ use crate::transfer::PipeEnd;
 /// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct ContextBuilder<const SSL: bool, T: 'static = (), S: 'static = ()> {
-    callbacks: Callbacks<SSL, T, S>,
+    pub(crate) callbacks: Callbacks<SSL, T, S>,
     factory: Factory<S>,
-    settings: ContextSettings,
+    pub(crate) settings: ContextSettings,
 }
 
 impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
@@ -288,7 +288,7 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
     ///
     /// # Errors
     ///
-    /// [`TlsUnavailable`](UsError::TlsUnavailable) for `SSL = true`;
+    /// [`TlsUnavailable`](UsError::TlsUnavailable) for `SSL = true` in a build without TLS;
     /// [`InvalidOption`](UsError::InvalidOption) for a deadline of more than 50 days, or a low-water
     /// mark above the high one; [`LoopClosed`](UsError::LoopClosed), [`UsError::Io`] when out of
     /// memory.
@@ -297,7 +297,7 @@ impl<const SSL: bool, T: 'static, S: 'static> ContextBuilder<SSL, T, S> {
         event_loop: &LoopRef,
         state: T,
     ) -> Result<SocketContext<SSL, T, S>, UsError> {
-        if SSL {
+        if SSL && !cfg!(usockets_tls) {
             return Err(UsError::TlsUnavailable);
         }
         let shell = event_loop.shell();

@@ -1,6 +1,6 @@
 //! Connections that a context begins.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_int, c_uint};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -11,11 +11,12 @@ use crate::address::{self, ConnectTarget, Where};
 use crate::error::UsError;
 use crate::event_loop::nanoseconds;
 use crate::ext;
-use crate::ffi::{Address, ConnectSettings, RawSocket};
+use crate::ffi::{Address, ClientSettings, ConnectSettings, RawContext, RawSocket};
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
 use crate::shell::Frame;
 use crate::socket::Socket;
+use crate::tls::{self, TlsSession};
 
 impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// Begins to connect, with a state from the context's factory. Beneath: `usx_context_connect`,
@@ -90,18 +91,13 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
             attempt_delay: options.delay_nanoseconds()?,
             no_cache: options.no_cache,
         };
-        let context = self.open()?;
-        let size = ext::ext_size::<S>();
-        let socket = match target.0 {
+        self.begin(options, state, |context, size| match target.0 {
             Where::Address(address) => context.connect(&address.into(), settings, size),
             Where::Addresses(addresses) => {
                 context.connect_any(addresses.into_iter().map(Address::from), settings, size)
             }
             Where::Name(name, port) => context.connect_name(&name, port, settings, size),
-        };
-        let socket = socket.map_err(|error| UsError::engine("connect", error))?;
-        options.begin(socket)?;
-        self.fill(socket, state)
+        })
     }
 
     /// Begins to connect to a Unix socket: a path or, on Linux, an abstract name, which is a path
@@ -131,10 +127,65 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         path: impl AsRef<Path>,
         state: S,
     ) -> Result<Socket<SSL, S>, UsError> {
+        self.connect_unix_with(path, &ConnectOptions::default(), state)
+    }
+
+    /// As [`connect_unix_with_state`](Self::connect_unix_with_state), with options. A client of TLS needs them for the
+    /// [name](ConnectOptions::server_name) that the server's certificate must be for, because a path is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect_unix`](Self::connect_unix); [`InvalidOption`](UsError::InvalidOption), also for a local
+    /// address or a device; [`QueueFull`](UsError::QueueFull) if there is no room for what the connection is to begin
+    /// with.
+    pub fn connect_unix_with(
+        &self,
+        path: impl AsRef<Path>,
+        options: &ConnectOptions,
+        state: S,
+    ) -> Result<Socket<SSL, S>, UsError> {
         let address = address::unix(path.as_ref())?;
-        let socket =
-            self.open()?.connect(&address, ConnectSettings::default(), ext::ext_size::<S>());
-        self.fill(socket.map_err(|error| UsError::engine("connect", error))?, state)
+        if options.local.is_some() || options.device.is_some() {
+            let reason = "local addresses and devices are for connections over TCP";
+            return Err(UsError::invalid("connect options", reason));
+        }
+        self.begin(options, state, |context, size| {
+            context.connect(&address, ConnectSettings::default(), size)
+        })
+    }
+
+    /// Makes the socket by `call`, with what it is to begin with, and gives it its state.
+    fn begin(
+        &self,
+        options: &ConnectOptions,
+        state: S,
+        call: impl for<'a> FnOnce(RawContext<'a>, c_uint) -> Result<RawSocket<'a>, c_int>,
+    ) -> Result<Socket<SSL, S>, UsError> {
+        let server_name = tls::checked_name(options.server_name.as_deref())?;
+        let client = tls::client_settings(server_name.as_deref(), options.tls_session.as_ref());
+        let context = self.open_for_connect(client)?;
+        let socket = call(context, ext::ext_size::<S>());
+        let socket = socket.map_err(|error| UsError::engine("connect", error))?;
+        if let Some(client) = client {
+            begin_tls(socket, client)?;
+        }
+        options.begin(socket)?;
+        self.fill(socket, state)
+    }
+
+    /// The engine's context, to make a client in it that says this besides.
+    fn open_for_connect(
+        &self,
+        client: Option<ClientSettings<'_>>,
+    ) -> Result<RawContext<'_>, UsError> {
+        let context = self.open()?;
+        if SSL {
+            tls::prepare_client(self.tls_state()?, context)?;
+        } else if client.is_some() {
+            let reason = "server names and sessions are for contexts with TLS";
+            return Err(UsError::invalid("connect options", reason));
+        }
+        Ok(context)
     }
 
     /// Calls the factory, on the program's own stack: a panic goes to the caller.
@@ -153,7 +204,18 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     }
 }
 
-/// Options of a connection over TCP.
+/// Tells a socket that connects what to say in its handshake; it is gone if that fails.
+fn begin_tls(socket: RawSocket<'_>, client: ClientSettings<'_>) -> Result<(), UsError> {
+    socket.set_tls_connect(client).map_err(|error| {
+        socket.discard();
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => UsError::invalid("server name", "it cannot be one"),
+            _ => UsError::io("connect", error),
+        }
+    })
+}
+
+/// Options of a connection.
 ///
 /// ```
 /// use std::time::Duration;
@@ -176,6 +238,8 @@ pub struct ConnectOptions {
     device: Option<String>,
     attempt_delay: Option<Duration>,
     no_cache: bool,
+    server_name: Option<String>,
+    tls_session: Option<TlsSession>,
     #[cfg(feature = "proxy-protocol")]
     proxy_header: Option<ProxyHeader>,
 }
@@ -219,6 +283,40 @@ impl ConnectOptions {
     /// learned in the last seconds. Default: off.
     pub fn no_cache(mut self) -> Self {
         self.no_cache = true;
+        self
+    }
+
+    /// The name or IP address that the server's certificate must be for and, if it is a name, that the server
+    /// is asked for (SNI, [RFC 6066, 3](https://www.rfc-editor.org/rfc/rfc6066#section-3)), instead of
+    /// what is connected to. TLS only: on other contexts it is an
+    /// [`InvalidOption`](UsError::InvalidOption) of `connect`. Beneath: `usx_socket_set_tls_connect`.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Resumes a session that this server has offered before, if it still likes it. TLS only: on other
+    /// contexts it is an [`InvalidOption`](UsError::InvalidOption) of `connect`. Beneath:
+    /// `usx_socket_set_tls_connect`.
+    ///
+    /// ```
+    /// use usockets::{ConnectOptions, Loop, SocketContext, TlsSession};
+    ///
+    /// # #[cfg(feature = "tls")] {
+    /// let event_loop = Loop::<()>::new()?;
+    /// let client = SocketContext::<true, Option<TlsSession>>::builder()
+    ///     .on_session(|latest, _, _, session| *latest = Some(session))
+    ///     .build(&event_loop, None)?;
+    /// let mut options = ConnectOptions::new().server_name("example.org");
+    /// if let Some(session) = client.with_state(Option::take)? {
+    ///     options = options.tls_session(&session); // used once
+    /// }
+    /// # drop(options);
+    /// # }
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
+    pub fn tls_session(mut self, session: &TlsSession) -> Self {
+        self.tls_session = Some(session.clone());
         self
     }
 

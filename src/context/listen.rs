@@ -27,7 +27,9 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     ///
     /// [`UsError::Io`] if no address can be listened on, with the last one and its error;
     /// [`InvalidAddress`](UsError::InvalidAddress), [`Draining`](UsError::Draining),
-    /// [`LoopClosed`](UsError::LoopClosed).
+    /// [`LoopClosed`](UsError::LoopClosed). With TLS, [`InvalidOption`](UsError::InvalidOption) if the
+    /// context has no [configuration for servers](crate::ContextBuilder::tls_server); so for all calls
+    /// that accept.
     pub fn listen(&self, address: impl ToSocketAddrs) -> Result<ListenSocket, UsError> {
         self.listen_with(address, &ListenOptions::default())
     }
@@ -121,7 +123,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         let fd = fd.into();
         let settings = options.settings_of_bound()?;
         let listener = self
-            .open()?
+            .open_for_accept()?
             .listen_descriptor(fd, &settings, ext::ext_size::<S>())
             .map_err(|error| UsError::engine("listen", error))?;
         options.finish(ListenSocket::new(Rc::clone(self.shell()), listener.id()))
@@ -133,7 +135,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         settings: &usx_listen_options,
     ) -> Result<ListenSocket, UsError> {
         let listener = self
-            .open()?
+            .open_for_accept()?
             .listen(address, settings, ext::ext_size::<S>())
             .map_err(|error| UsError::engine("listen", error).about(address.to_string()))?;
         Ok(ListenSocket::new(Rc::clone(self.shell()), listener.id()))
@@ -157,7 +159,7 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
         let fd = fd.into();
         let state = self.new_socket_state()?;
         let socket = self
-            .open()?
+            .open_for_accept()?
             .accept(fd, ext::ext_size::<S>())
             .map_err(|error| UsError::engine("accept_fd", error))?;
         self.fill(socket, state)

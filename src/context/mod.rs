@@ -18,6 +18,7 @@ use crate::ext::ContextView;
 use crate::ffi::RawContext;
 use crate::ids::ContextId;
 use crate::shell::{Frame, Shell};
+use crate::tls::{ContextTls, require_server};
 
 /// A group of sockets that share callbacks and a state `T`; each socket has a state `S` of its own.
 ///
@@ -105,6 +106,20 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
 
     fn view(&self) -> Result<ContextView<'_, SSL, T, S>, UsError> {
         ContextView::of(self.raw()?)
+    }
+
+    /// The configurations of TLS.
+    pub(crate) fn tls_state(&self) -> Result<&ContextTls, UsError> {
+        Ok(self.view()?.tls())
+    }
+
+    /// The engine's context, to accept connections in it.
+    fn open_for_accept(&self) -> Result<RawContext<'_>, UsError> {
+        let context = self.open()?;
+        if SSL {
+            require_server(self.tls_state()?)?;
+        }
+        Ok(context)
     }
 
     /// Calls `f` with the context's state.

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
+use super::slot::HANDSHAKE_TOLD;
 use super::{Slot, ext_size};
 use crate::descriptors::ReceivedDescriptors;
 use crate::error::UsError;
@@ -14,6 +15,7 @@ use crate::incoming::{Incoming, OpenInfo};
 use crate::reason::CloseReason;
 use crate::shell::Shell;
 use crate::socket::Socket;
+use crate::tls::{ContextTls, TlsCallbacks};
 use crate::transfer::PipeEnd;
 
 /// What a context has in its ext, whatever its types.
@@ -38,6 +40,8 @@ struct ContextBlock<const SSL: bool, T: 'static, S: 'static> {
     callbacks: Cell<*mut Callbacks<SSL, T, S>>,
     /// From `Box::into_raw`; null once released. Used by shared reference, at any time.
     factory: Cell<*mut Factory<S>>,
+    /// Cleared at release; no code of the program ever runs while it is borrowed.
+    tls: ContextTls,
     state: MaybeUninit<T>,
 }
 
@@ -68,6 +72,7 @@ pub(crate) struct Callbacks<const SSL: bool, T: 'static, S: 'static> {
     pub(crate) on_drain_requested: Option<OnEvent<SSL, T, S>>,
     pub(crate) on_pipe_end: Option<OnPipeEnd<SSL, T, S>>,
     pub(crate) accept_filter: Option<AcceptFilter<T>>,
+    pub(crate) tls: TlsCallbacks<SSL, T, S>,
 }
 
 type OnOpen<const SSL: bool, T, S> = Box<dyn FnMut(&mut T, &Socket<SSL, S>, &mut S, &OpenInfo)>;
@@ -99,6 +104,7 @@ impl<const SSL: bool, T: 'static, S: 'static> Default for Callbacks<SSL, T, S> {
             on_drain_requested: None,
             on_pipe_end: None,
             accept_filter: None,
+            tls: TlsCallbacks::default(),
         }
     }
 }
@@ -118,6 +124,11 @@ impl<const SSL: bool, T: 'static, S: 'static> Callbacks<SSL, T, S> {
             on_drain_requested: self.on_drain_requested.is_some(),
             on_pipe_end: self.on_pipe_end.is_some(),
             accept_filter: self.accept_filter.is_some(),
+            on_handshake: self.tls.on_handshake.is_some(),
+            on_verify: self.tls.on_verify.is_some(),
+            on_alpn: self.tls.on_alpn.is_some(),
+            on_server_name: self.tls.on_server_name.is_some(),
+            on_session: self.tls.on_session.is_some(),
         }
     }
 }
@@ -135,6 +146,11 @@ pub(crate) struct Wanted {
     pub(crate) on_drain_requested: bool,
     pub(crate) on_pipe_end: bool,
     pub(crate) accept_filter: bool,
+    pub(crate) on_handshake: bool,
+    pub(crate) on_verify: bool,
+    pub(crate) on_alpn: bool,
+    pub(crate) on_server_name: bool,
+    pub(crate) on_session: bool,
 }
 
 /// The ext of a context that is alive for `'a`, with its types.
@@ -173,6 +189,7 @@ impl<'a, const SSL: bool, T: 'static, S: 'static> ContextView<'a, SSL, T, S> {
             },
             callbacks: Cell::new(Box::into_raw(Box::new(callbacks))),
             factory: Cell::new(Box::into_raw(Box::new(factory))),
+            tls: ContextTls::default(),
             state: MaybeUninit::uninit(),
         };
         // SAFETY: the area has the size and alignment of the block (see `ext_size`).
@@ -246,6 +263,12 @@ impl<'a, const SSL: bool, T: 'static, S: 'static> ContextView<'a, SSL, T, S> {
         unsafe { callbacks.get().as_mut() }
     }
 
+    /// The configurations of TLS.
+    pub(crate) fn tls(self) -> &'a ContextTls {
+        // SAFETY: the block is alive, and this touches one cell of it.
+        unsafe { &(*self.block.as_ptr()).tls }
+    }
+
     /// Makes a state for a socket. Code of the program; `None` if the context has been released.
     pub(crate) fn make_socket_state(self) -> Option<S> {
         // SAFETY: the block is alive, and this touches one cell of it.
@@ -280,6 +303,7 @@ unsafe fn release<const SSL: bool, T: 'static, S: 'static>(header: NonNull<Conte
     let view = ContextView::<'_, SSL, T, S> { block, _alive: PhantomData };
     let shell = view.shell();
     view.state().dispose(shell);
+    view.tls().clear();
     // SAFETY: the block is alive, and this touches one cell of it.
     drop_box(unsafe { &(*block.as_ptr()).callbacks }, shell);
     // SAFETY: as above.
@@ -317,6 +341,17 @@ pub(crate) unsafe fn socket_slot_unchecked<'a, S>(socket: RawSocket<'a>) -> Slot
     // SAFETY: I4: sockets of a context are made with the ext that its `S` needs; only these two
     // functions hand out the place.
     unsafe { Slot::new(socket.flags(), socket.ext().cast().as_ptr()) }
+}
+
+/// Whether the program was told that the handshake of a socket is done.
+pub(crate) fn is_handshake_told(socket: RawSocket<'_>) -> bool {
+    socket.flags().get() & HANDSHAKE_TOLD != 0
+}
+
+/// The program is told now.
+pub(crate) fn set_handshake_told(socket: RawSocket<'_>) {
+    let flags = socket.flags();
+    flags.set(flags.get() | HANDSHAKE_TOLD);
 }
 
 /// The place of the state of a socket for which C calls.

@@ -12,8 +12,8 @@ mod slot;
 mod timer_block;
 
 pub(crate) use context_block::{
-    Callbacks, ContextView, Factory, Wanted, release_context, socket_slot, socket_slot_unchecked,
-    viewed_slot_unchecked,
+    Callbacks, ContextView, Factory, Wanted, is_handshake_told, release_context,
+    set_handshake_told, socket_slot, socket_slot_unchecked, viewed_slot_unchecked,
 };
 pub(crate) use loop_block::{create_loop, drop_loop_state, loop_slot, shell_of};
 pub(crate) use poll_block::PollBlock;

@@ -10,6 +10,8 @@ use crate::shell::Shell;
 const PRESENT: u8 = 1;
 /// The value is lent.
 const LENT: u8 = 2;
+/// In the flags of a socket: the program was told that the handshake of TLS is done.
+pub(super) const HANDSHAKE_TOLD: u8 = 4;
 
 /// A place for a `V` in an ext.
 pub(crate) struct Slot<'a, V> {

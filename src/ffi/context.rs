@@ -1,6 +1,6 @@
 //! Contexts and listeners of the engine.
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uchar, c_uint, c_void};
 use std::io;
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -25,7 +25,7 @@ pub(crate) type Prelude = sys::usx_prelude;
 
 /// Functions that C calls for something that happens to a socket.
 pub(crate) mod function {
-    use super::{c_char, c_int, c_void, sys};
+    use super::{c_char, c_int, c_uchar, c_void, sys};
 
     pub(crate) type Plain = unsafe extern "C" fn(*mut sys::us_socket_t) -> *mut sys::us_socket_t;
     pub(crate) type Open = unsafe extern "C" fn(
@@ -47,6 +47,13 @@ pub(crate) mod function {
     pub(crate) type Release = unsafe extern "C" fn(*mut sys::us_socket_context_t);
     pub(crate) type Drained =
         unsafe extern "C" fn(*mut sys::us_loop_t, *const sys::usx_drain_report, *mut c_void);
+    pub(crate) type ReleaseUser = unsafe extern "C" fn(*mut c_void);
+    pub(crate) type ServerName =
+        unsafe extern "C" fn(*mut sys::us_socket_t, *const c_char) -> c_int;
+    pub(crate) type Verify = unsafe extern "C" fn(*mut sys::us_socket_t, c_int) -> c_int;
+    pub(crate) type Protocol =
+        unsafe extern "C" fn(*mut sys::us_socket_t, *const c_uchar, usize) -> c_int;
+    pub(crate) type Session = unsafe extern "C" fn(*mut sys::us_socket_t, *const c_void, usize);
 }
 
 /// Defines a setter of one callback.

@@ -17,6 +17,7 @@ mod options;
 mod poll;
 mod socket;
 mod timer;
+mod tls;
 mod waker;
 
 pub(crate) use address::Address;
@@ -33,6 +34,11 @@ pub(crate) use options::{TCP_INFO_MAX, tcp_info};
 pub(crate) use poll::RawPoll;
 pub(crate) use socket::{Adoption, Deadline, RawSocket, SocketView, State};
 pub(crate) use timer::RawTimer;
+pub(crate) use tls::{
+    ClientSettings, ConfigError, ConfigSettings, ConnectionFailure, LibraryError, RawConfig,
+    RawHandshake, RawTicketKeys, TICKET_KEY_LENGTH, TICKET_KEYS_MAX, TlsRole, alert_name,
+    tls_kernel_support, tls_library, verify_text,
+};
 pub(crate) use waker::Waker;
 
 use std::ffi::c_int;
@@ -102,7 +108,6 @@ pub(crate) unsafe fn bytes_mut<'a>(data: *mut std::ffi::c_char, length: c_int) -
 /// # Safety
 ///
 /// Unless `length` is 0, `data` points to that many initialised bytes which nobody changes for `'a`.
-#[cfg(feature = "proxy-protocol")]
 pub(crate) unsafe fn bytes<'a>(data: *const std::ffi::c_char, length: usize) -> &'a [u8] {
     if data.is_null() {
         return &[];

@@ -1,6 +1,7 @@
 //! What the move of a socket to another context calls.
 
 use std::ffi::{c_int, c_void};
+use std::io;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -10,10 +11,11 @@ use usockets_sys::us_socket_t;
 use super::socket::Scene;
 use crate::context::SocketContext;
 use crate::error::UsError;
-use crate::ext;
-use crate::ffi::{Adoption, RawSocket, State};
+use crate::ext::{self, ContextView};
+use crate::ffi::{Adoption, RawContext, RawSocket, State};
 use crate::shell::{Frame, Shell};
 use crate::socket::Socket;
+use crate::tls::{StartTls, prepare_client, require_server};
 
 /// A move that is under way. The engine keeps it as the argument of its functions.
 struct Move<S, S2, F> {
@@ -26,7 +28,8 @@ struct Move<S, S2, F> {
     states: Option<(S, S2)>,
 }
 
-/// The functions of a move of a socket with an `S` to a context of `SSL`, `T2` and `S2`.
+/// The functions of a move of a socket with an `S` to a context of `SSL`, `T2` and `S2`, whatever the
+/// socket had before.
 struct Functions<const SSL: bool, S, T2, S2, F>(PhantomData<(S, T2, S2, F)>);
 
 /// Begins the move of a socket to another context.
@@ -35,6 +38,49 @@ pub(crate) fn adopt<const SSL: bool, S: 'static, T2: 'static, S2: 'static, F>(
     target: &SocketContext<SSL, T2, S2>,
     unread: usize,
     convert: F,
+) -> Result<(), UsError>
+where
+    F: FnOnce(&mut S) -> S2 + 'static,
+{
+    begin(socket, target, convert, |raw, target, functions, argument| {
+        // SAFETY: `begin` gives what the functions take.
+        unsafe { raw.adopt_later(target, ext::ext_size::<S2>(), unread, functions, argument) }
+    })
+}
+
+/// Begins the move of a socket to a context with TLS, which then shakes hands.
+pub(crate) fn start_tls<S: 'static, T2: 'static, S2: 'static, F>(
+    socket: &Socket<false, S>,
+    target: &SocketContext<true, T2, S2>,
+    role: &StartTls,
+    unread: usize,
+    convert: F,
+) -> Result<(), UsError>
+where
+    F: FnOnce(&mut S) -> S2 + 'static,
+{
+    let server_name = role.server_name()?;
+    let raw = target.raw()?;
+    let view = ContextView::<true, T2, S2>::of(raw)?;
+    if role.is_client() {
+        prepare_client(view.tls(), raw)?;
+    } else {
+        require_server(view.tls())?;
+    }
+    begin(socket, target, convert, |raw, target, functions, argument| {
+        let size = ext::ext_size::<S2>();
+        let client = role.settings(&server_name);
+        // SAFETY: `begin` gives what the functions take.
+        unsafe { raw.start_tls_later(target, size, unread, functions, argument, client) }
+    })
+}
+
+/// Calls the engine with functions and their argument.
+fn begin<const FROM: bool, const TO: bool, S: 'static, T2: 'static, S2: 'static, F>(
+    socket: &Socket<FROM, S>,
+    target: &SocketContext<TO, T2, S2>,
+    convert: F,
+    call: impl FnOnce(RawSocket<'_>, RawContext<'_>, &Adoption, *mut c_void) -> io::Result<()>,
 ) -> Result<(), UsError>
 where
     F: FnOnce(&mut S) -> S2 + 'static,
@@ -53,17 +99,9 @@ where
     }
     let target = target.raw()?;
     let arguments: *mut Move<S, S2, F> = Box::into_raw(Box::new(arguments));
-    // SAFETY: I4: the engine hands the argument to these functions of the same types, as often as
-    // they expect it.
-    let begun = unsafe {
-        raw.adopt_later(
-            target,
-            ext::ext_size::<S2>(),
-            unread,
-            &Functions::<SSL, S, T2, S2, F>::ADOPTION,
-            arguments.cast(),
-        )
-    };
+    // I4: the engine hands the argument to these functions of the same types, as often as they expect it.
+    let functions = &Functions::<TO, S, T2, S2, F>::ADOPTION;
+    let begun = call(raw, target, functions, arguments.cast());
     begun.map_err(|error| {
         // SAFETY: the engine has not kept the pointer.
         drop(unsafe { Box::from_raw(arguments) });

@@ -16,15 +16,18 @@ use crate::ffi::RawContext;
 use crate::incoming::Incoming;
 use crate::output::OutputOptions;
 use crate::shell::{Frame, Shell};
+use crate::tls::TlsSetup;
 
 /// What a filter makes the engine do with a descriptor that the engine is no longer to own.
 const TAKEN: c_int = -1;
 
 /// What a context is like, besides its callbacks.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct ContextSettings {
     pub(crate) output: OutputOptions,
     pub(crate) deadlines: Deadlines,
+    /// Empty without TLS.
+    pub(crate) tls: TlsSetup,
 }
 
 /// Makes a context with these callbacks, and returns its identity; one reference belongs to the
@@ -43,12 +46,31 @@ pub(crate) fn create_context<const SSL: bool, T: 'static, S: 'static>(
         .ok_or_else(|| UsError::out_of_memory("create_context"))?;
     let configured = context.configure(&output, &deadlines);
     debug_assert!(configured, "the settings have been checked: bug in usockets");
+    if SSL {
+        // SAFETY: I4: it was just made with these types.
+        let view = unsafe { ContextView::<SSL, T, S>::of_unchecked(context) };
+        let TlsSetup { server, client, refuse_unknown_names } = settings.tls.clone();
+        if let Err(error) = view.tls().set(context, server, client) {
+            discard(shell, context);
+            return Err(error);
+        }
+        // Before that it was no context of TLS.
+        context.refuse_unknown_names(refuse_unknown_names);
+    }
     register::<SSL, T, S>(context, &wanted);
     if wanted.accept_filter {
         context.on_pre_open(on_pre_open::<SSL, T, S>);
     }
     context.on_release(Some(on_release));
     Ok(context.id())
+}
+
+/// Gives up a context that nobody has seen yet.
+fn discard(shell: &Shell, context: RawContext<'_>) {
+    let _frame = Frame::enter(shell);
+    context.on_release(Some(on_release));
+    // SAFETY: I3: it has the reference that the caller would have got, and that is given back here alone.
+    unsafe { context.release() };
 }
 
 /// A handle was dropped: gives its reference back.

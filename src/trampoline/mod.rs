@@ -12,8 +12,9 @@ mod prelude;
 #[cfg(feature = "bytes")]
 mod send;
 mod socket;
+mod tls;
 
-pub(crate) use adopt::adopt;
+pub(crate) use adopt::{adopt, start_tls};
 pub(crate) use context::{ContextSettings, create_context, release_context};
 pub(crate) use drain::{Drained, drain_context, drain_loop};
 pub(crate) use event_loop::{create_loop, set_iteration_hooks};
@@ -21,3 +22,4 @@ pub(crate) use event_loop::{create_loop, set_iteration_hooks};
 pub(crate) use prelude::set_proxy_protocol;
 #[cfg(feature = "bytes")]
 pub(crate) use send::send_bytes;
+pub(crate) use tls::{add_server_name, server_name_data};

@@ -51,6 +51,9 @@ pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
     if wanted.on_drain_requested {
         context.on_drain_requested(on_drain_requested::<SSL, T, S>);
     }
+    if SSL {
+        super::tls::register::<SSL, T, S>(context, wanted);
+    }
 }
 
 /// A socket for which C calls, with all that belongs to it.
@@ -184,10 +187,11 @@ unsafe extern "C" fn on_close<const SSL: bool, T: 'static, S: 'static>(
 ) -> *mut us_socket_t {
     // SAFETY: C calls, and this function was registered for a context of these types.
     let scene = unsafe { Scene::<SSL, T, S>::new(raw) };
+    let reason = CloseReason::of(scene.socket).unwrap_or(CloseReason::Local);
+    super::tls::before_close(&scene, &reason);
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_close) = &mut callbacks.on_close {
-            let reason = CloseReason::from_raw(scene.socket.close_reason());
-            on_close(context_state, socket, state, &reason.unwrap_or(CloseReason::Local));
+            on_close(context_state, socket, state, &reason);
         }
     });
     scene.state.dispose(scene.shell);

@@ -367,9 +367,13 @@ mod bytes;
 mod child;
 mod limits;
 mod record;
+#[cfg(usockets_tls)]
+mod tls;
 
 pub use bytes::{Random, assert_same, pattern};
 pub use child::{child_command, child_role, run_child};
 pub(crate) use limits::raise_descriptor_limit;
 pub(crate) use net::{Nobody, localhost_listener, own_address};
 pub use record::{Event, Record, accept_one, listen, recorded};
+#[cfg(usockets_tls)]
+pub(crate) use tls::{Authority, Issued};

@@ -9,7 +9,7 @@
 //!
 //! Metadata, seen by the build script of a dependent as `DEP_USOCKETS_*`:
 //!
-//! * `INCLUDE`: the folder of the two headers.
+//! * `INCLUDE`: the folder of the headers.
 //! * `TLS`: the TLS library, or `none`.
 //! * `BACKENDS`: the back ends to choose from, separated by commas, best first.
 //! * `FAULT_INJECTION`: `1` or `0`.

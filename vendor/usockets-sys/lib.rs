@@ -1,7 +1,7 @@
 //! Raw declarations of the engine's C interface. The safe API is the crate `usockets`.
 //!
-//! First everything in `include/libusockets.h`, then everything in `include/usockets_ext.h`, both
-//! in the order of the header, and nothing else. The headers say what each item does, what it
+//! First everything in `include/libusockets.h`, then everything in `include/usockets_ext.h`, then
+//! everything in `include/usockets_tls.h`, each in the order of the header, and nothing else. The headers say what each item does, what it
 //! needs and what it promises; the items here name the part of the header to look in. The package
 //! `usockets-systest` compares this file with the headers.
 
@@ -12,7 +12,7 @@
 #[cfg(feature = "tls")]
 use openssl_sys as _; // for what it links
 
-use core::ffi::{c_char, c_int, c_longlong, c_uint, c_ushort, c_void};
+use core::ffi::{c_char, c_int, c_longlong, c_uchar, c_uint, c_ulong, c_ushort, c_void};
 use core::marker::{PhantomData, PhantomPinned};
 use libc::{iovec, sockaddr, sockaddr_storage, socklen_t};
 
@@ -1145,6 +1145,10 @@ pub const USX_REASON_PRELUDE: c_int = 12;
 pub const USX_REASON_FILE: c_int = 13;
 /// The socket to or from which it was piped has closed.
 pub const USX_REASON_PIPE: c_int = 14;
+/// TLS failed: see [`usx_socket_tls_failure`].
+pub const USX_REASON_TLS: c_int = 15;
+/// The peer has ended without the `close_notify` of TLS.
+pub const USX_REASON_TRUNCATED: c_int = 16;
 
 /// See "Sockets" in `usockets_ext.h`.
 #[repr(C)]
@@ -1598,4 +1602,457 @@ unsafe extern "C" {
     /// See "Fault injection" in `usockets_ext.h`.
     #[cfg(usockets_fault_injection)]
     pub fn usx_fault_fired() -> c_int;
+}
+
+// ========================================================================================
+// usockets_tls.h
+// ========================================================================================
+
+unsafe extern "C" {
+    /// See the beginning of `usockets_tls.h`.
+    pub fn usx_tls_library() -> *const c_char;
+    /// See the beginning of `usockets_tls.h`.
+    pub fn usx_tls_kernel_support() -> c_int;
+}
+
+// ----------------------------------------------------------------------------------------
+// Errors
+// ----------------------------------------------------------------------------------------
+
+/// See "Errors" in `usockets_tls.h`.
+pub const USX_TLS_ERROR_NONE: c_int = 0;
+/// No TLS in this build.
+pub const USX_TLS_ERROR_UNAVAILABLE: c_int = 1;
+/// See "Errors" in `usockets_tls.h`.
+pub const USX_TLS_ERROR_MEMORY: c_int = 2;
+/// A file: see `error`.
+pub const USX_TLS_ERROR_SYSTEM: c_int = 3;
+/// Certificate or chain cannot be read, or is not fit for use.
+pub const USX_TLS_ERROR_CERTIFICATE: c_int = 4;
+/// Private key cannot be read.
+pub const USX_TLS_ERROR_KEY: c_int = 5;
+/// It is encrypted, and the passphrase is wrong or missing.
+pub const USX_TLS_ERROR_PASSPHRASE: c_int = 6;
+/// Key and certificate do not belong together.
+pub const USX_TLS_ERROR_MISMATCH: c_int = 7;
+/// The certificate is not valid at this time.
+pub const USX_TLS_ERROR_EXPIRED: c_int = 8;
+/// Trusted certificates cannot be read.
+pub const USX_TLS_ERROR_TRUST: c_int = 9;
+/// No cipher of TLS 1.2 in the list.
+pub const USX_TLS_ERROR_CIPHERS: c_int = 10;
+/// No cipher suite of TLS 1.3 in the list, or an unknown one.
+pub const USX_TLS_ERROR_SUITES: c_int = 11;
+/// An unknown group.
+pub const USX_TLS_ERROR_GROUPS: c_int = 12;
+/// A version range that is empty or not offered.
+pub const USX_TLS_ERROR_VERSIONS: c_int = 13;
+/// ALPN names that are empty, or longer than 255 bytes.
+pub const USX_TLS_ERROR_PROTOCOLS: c_int = 14;
+/// Diffie-Hellman parameters.
+pub const USX_TLS_ERROR_DH: c_int = 15;
+/// An unknown signature algorithm.
+pub const USX_TLS_ERROR_SIGNATURES: c_int = 16;
+/// Another option is out of its range.
+pub const USX_TLS_ERROR_OPTION: c_int = 17;
+
+/// See "Errors" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_tls_error {
+    /// One of `USX_TLS_ERROR_*`.
+    pub kind: c_int,
+    /// Positive errno; 0: none.
+    pub error: c_int,
+    /// Of the library; 0: none.
+    pub code: c_ulong,
+    /// Which part of the library; static, or NULL.
+    pub library: *const c_char,
+    /// What it says; static, or NULL.
+    pub reason: *const c_char,
+}
+
+// ----------------------------------------------------------------------------------------
+// Ticket keys
+// ----------------------------------------------------------------------------------------
+
+/// A name of 16 bytes, an AES-256 key, a key for HMAC-SHA-256.
+pub const USX_TLS_TICKET_KEY_LENGTH: c_int = 80;
+/// See "Ticket keys" in `usockets_tls.h`.
+pub const USX_TLS_TICKET_KEYS_MAX: c_int = 8;
+
+/// See "Ticket keys" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct usx_tls_ticket_keys_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+unsafe extern "C" {
+    /// See "Ticket keys" in `usockets_tls.h`.
+    pub fn usx_tls_ticket_keys_create(
+        keys: *const c_void,
+        count: c_uint,
+    ) -> *mut usx_tls_ticket_keys_t;
+    /// See "Ticket keys" in `usockets_tls.h`.
+    pub fn usx_tls_ticket_keys_set(
+        keys: *mut usx_tls_ticket_keys_t,
+        bytes: *const c_void,
+        count: c_uint,
+    ) -> c_int;
+    /// See "Ticket keys" in `usockets_tls.h`.
+    pub fn usx_tls_ticket_keys_retain(
+        keys: *mut usx_tls_ticket_keys_t,
+    ) -> *mut usx_tls_ticket_keys_t;
+    /// See "Ticket keys" in `usockets_tls.h`.
+    pub fn usx_tls_ticket_keys_release(keys: *mut usx_tls_ticket_keys_t);
+}
+
+// ----------------------------------------------------------------------------------------
+// Configurations
+// ----------------------------------------------------------------------------------------
+
+/// See "Configurations" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_tls_bytes {
+    /// NULL: none.
+    pub data: *const c_void,
+    /// How many there are.
+    pub length: usize,
+}
+
+/// See "Configurations" in `usockets_tls.h`.
+pub const USX_TLS_PEM: c_int = 0;
+/// See "Configurations" in `usockets_tls.h`.
+pub const USX_TLS_DER: c_int = 1;
+/// `certificate` has the key and the chain, too.
+pub const USX_TLS_PKCS12: c_int = 2;
+
+/// See "Configurations" in `usockets_tls.h`.
+pub const USX_TLS_SERVER: c_int = 1;
+/// See "Configurations" in `usockets_tls.h`.
+pub const USX_TLS_CLIENT: c_int = 2;
+
+/// Server: none is asked for; client: any will do.
+pub const USX_TLS_VERIFY_NONE: c_int = 0;
+/// Server: one is asked for; if it comes it must verify. Client: as required.
+pub const USX_TLS_VERIFY_OPTIONAL: c_int = 1;
+/// There must be one, and it must verify.
+pub const USX_TLS_VERIFY_REQUIRED: c_int = 2;
+
+/// See "Configurations" in `usockets_tls.h`.
+pub const USX_TLS_1_2: c_int = 0x0303;
+/// See "Configurations" in `usockets_tls.h`.
+pub const USX_TLS_1_3: c_int = 0x0304;
+
+/// See "Configurations" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_tls_options {
+    /// `USX_TLS_SERVER`, `USX_TLS_CLIENT`, or both.
+    pub role: c_int,
+    /// Ours: PEM: a chain, leaf first; DER: the leaf.
+    pub certificate: usx_tls_bytes,
+    /// `USX_TLS_PEM`, `USX_TLS_DER` or `USX_TLS_PKCS12`.
+    pub certificate_format: c_int,
+    /// Certificates between the leaf and the root, each in DER.
+    pub chain: *const usx_tls_bytes,
+    /// How many there are.
+    pub chain_count: usize,
+    /// The private key.
+    pub key: usx_tls_bytes,
+    /// `USX_TLS_PEM` or `USX_TLS_DER`.
+    pub key_format: c_int,
+    /// Of an encrypted key or PKCS#12; NULL: none.
+    pub passphrase: *const c_char,
+    /// Its length in bytes.
+    pub passphrase_length: usize,
+    /// Non-zero: a leaf that is not valid at this time is refused.
+    pub check_validity: c_int,
+    /// DER, stapled when a client asks.
+    pub ocsp_response: usx_tls_bytes,
+    /// Trusted certificates.
+    pub trusted: *const usx_tls_bytes,
+    /// How many there are.
+    pub trusted_count: usize,
+    /// `USX_TLS_PEM` or `USX_TLS_DER`.
+    pub trusted_format: c_int,
+    /// Non-zero: those of the system as well.
+    pub system_trust: c_int,
+    /// With `system_trust`: instead of the library's own place.
+    pub trust_file: *const c_char,
+    /// With `system_trust`: instead of the library's own place.
+    pub trust_directory: *const c_char,
+    /// One of `USX_TLS_VERIFY_*`.
+    pub verify: c_int,
+    /// Clients, non-zero: the certificate must be for the name or address connected to.
+    pub check_name: c_int,
+    /// `USX_TLS_1_2` or `USX_TLS_1_3`; 0: all from 1.2 on.
+    pub min_version: c_int,
+    /// `USX_TLS_1_2` or `USX_TLS_1_3`; 0: all from 1.2 on.
+    pub max_version: c_int,
+    /// TLS 1.2.
+    pub ciphers: *const c_char,
+    /// TLS 1.3.
+    pub cipher_suites: *const c_char,
+    /// Such as `X25519:P-256`.
+    pub groups: *const c_char,
+    /// See "Configurations" in `usockets_tls.h`.
+    pub signature_algorithms: *const c_char,
+    /// Non-zero: see `ciphers`.
+    pub strict: c_int,
+    /// ALPN: each with its length in a byte before it, best first.
+    pub protocols: usx_tls_bytes,
+    /// PEM.
+    pub dh_parameters: usx_tls_bytes,
+    /// Server: session tickets per full handshake, 0 to 16.
+    pub tickets: c_int,
+    /// Retained; NULL: random ones of this configuration.
+    pub ticket_keys: *mut usx_tls_ticket_keys_t,
+    /// A descriptor, duplicated; -1: none.
+    pub key_log: c_int,
+    /// Non-zero: idle connections give their buffers back.
+    pub release_buffers: c_int,
+    /// Non-zero: a FIN without a `close_notify` is an end as good as any.
+    pub tolerate_truncation: c_int,
+    /// Non-zero: kTLS where there is any.
+    pub kernel: c_int,
+}
+
+/// See "Configurations" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct usx_tls_config_t {
+    _private: [u8; 0],
+    _marker: PhantomData<(*mut u8, PhantomPinned)>,
+}
+
+unsafe extern "C" {
+    /// See "Configurations" in `usockets_tls.h`.
+    pub fn usx_tls_config_create(
+        options: *const usx_tls_options,
+        error: *mut usx_tls_error,
+    ) -> *mut usx_tls_config_t;
+    /// See "Configurations" in `usockets_tls.h`.
+    pub fn usx_tls_config_from_native(
+        ssl_ctx: *mut c_void,
+        role: c_int,
+        error: *mut usx_tls_error,
+    ) -> *mut usx_tls_config_t;
+    /// See "Configurations" in `usockets_tls.h`.
+    pub fn usx_tls_config_retain(config: *mut usx_tls_config_t) -> *mut usx_tls_config_t;
+    /// See "Configurations" in `usockets_tls.h`.
+    pub fn usx_tls_config_release(config: *mut usx_tls_config_t);
+    /// See "Configurations" in `usockets_tls.h`.
+    pub fn usx_tls_config_native(config: *mut usx_tls_config_t) -> *mut c_void;
+}
+
+// ----------------------------------------------------------------------------------------
+// Contexts
+// ----------------------------------------------------------------------------------------
+
+unsafe extern "C" {
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_set_tls(
+        context: *mut us_socket_context_t,
+        server: *mut usx_tls_config_t,
+        client: *mut usx_tls_config_t,
+    ) -> c_int;
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_is_tls(context: *mut us_socket_context_t) -> c_int;
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_tls(context: *mut us_socket_context_t, role: c_int)
+    -> *mut usx_tls_config_t;
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_add_server_name(
+        context: *mut us_socket_context_t,
+        pattern: *const c_char,
+        config: *mut usx_tls_config_t,
+        user: *mut c_void,
+        release: Option<unsafe extern "C" fn(user: *mut c_void)>,
+        replace: c_int,
+    ) -> c_int;
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_remove_server_name(
+        context: *mut us_socket_context_t,
+        pattern: *const c_char,
+    ) -> c_int;
+}
+
+/// Look again: it may have been added.
+pub const USX_TLS_NAME_LOOK_UP: c_int = 0;
+/// The handshake waits for [`usx_socket_tls_continue`], or its deadline.
+pub const USX_TLS_NAME_WAIT: c_int = 1;
+/// The alert `unrecognized_name`.
+pub const USX_TLS_NAME_REFUSE: c_int = 2;
+
+unsafe extern "C" {
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_on_server_name(
+        context: *mut us_socket_context_t,
+        on_server_name: Option<
+            unsafe extern "C" fn(s: *mut us_socket_t, name: *const c_char) -> c_int,
+        >,
+    );
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_socket_tls_continue(s: *mut us_socket_t, refuse: c_int) -> c_int;
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_refuse_unknown_names(context: *mut us_socket_context_t, refuse: c_int);
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_on_handshake(
+        context: *mut us_socket_context_t,
+        on_handshake: Option<unsafe extern "C" fn(s: *mut us_socket_t) -> *mut us_socket_t>,
+    );
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_on_verify(
+        context: *mut us_socket_context_t,
+        on_verify: Option<unsafe extern "C" fn(s: *mut us_socket_t, result: c_int) -> c_int>,
+    );
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_on_protocol(
+        context: *mut us_socket_context_t,
+        on_protocol: Option<
+            unsafe extern "C" fn(
+                s: *mut us_socket_t,
+                offered: *const c_uchar,
+                length: usize,
+            ) -> c_int,
+        >,
+    );
+    /// See "Contexts" in `usockets_tls.h`.
+    pub fn usx_context_on_session(
+        context: *mut us_socket_context_t,
+        on_session: Option<
+            unsafe extern "C" fn(s: *mut us_socket_t, session: *const c_void, length: usize),
+        >,
+    );
+}
+
+// ----------------------------------------------------------------------------------------
+// Connections
+// ----------------------------------------------------------------------------------------
+
+/// See "Connections" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_tls_connect {
+    /// Sent and checked instead of the host name; NULL: that, if there is one.
+    pub server_name: *const c_char,
+    /// Of `on_session`; NULL: none.
+    pub session: *const c_void,
+    /// Its length in bytes.
+    pub session_length: usize,
+}
+
+unsafe extern "C" {
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_socket_set_tls_connect(
+        s: *mut us_socket_t,
+        options: *const usx_tls_connect,
+    ) -> c_int;
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_socket_start_tls_later(
+        s: *mut us_socket_t,
+        target: *mut us_socket_context_t,
+        ext_size: c_uint,
+        unread: usize,
+        functions: *const usx_adoption,
+        argument: *mut c_void,
+        client: *const usx_tls_connect,
+    ) -> c_int;
+}
+
+/// Not a TLS connection, or not connected yet.
+pub const USX_TLS_STATE_NONE: c_int = 0;
+/// See "Connections" in `usockets_tls.h`.
+pub const USX_TLS_STATE_HANDSHAKE: c_int = 1;
+/// The same, and it waits for [`usx_socket_tls_continue`].
+pub const USX_TLS_STATE_WAITING: c_int = 2;
+/// See "Connections" in `usockets_tls.h`.
+pub const USX_TLS_STATE_DONE: c_int = 3;
+
+unsafe extern "C" {
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_socket_tls_state(s: *mut us_socket_t) -> c_int;
+}
+
+/// See "Connections" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_tls_info {
+    /// `USX_TLS_1_2` or `USX_TLS_1_3`.
+    pub version: c_int,
+    /// Non-zero: a session was resumed.
+    pub resumed: c_int,
+    /// The name that RFCs use.
+    pub cipher: *const c_char,
+    /// Of the key exchange; NULL: none or not known.
+    pub group: *const c_char,
+    /// That the client sent; NULL: none.
+    pub server_name: *const c_char,
+    /// ALPN; NULL: none.
+    pub protocol: *const c_char,
+    /// Its length in bytes.
+    pub protocol_length: usize,
+    /// `X509_V_OK` (0) or `X509_V_ERR_*`; 0 also if there was nothing to verify.
+    pub verify_result: c_int,
+    /// Non-zero: the peer has sent a certificate.
+    pub has_peer_certificate: c_int,
+    /// Non-zero: kTLS encrypts.
+    pub kernel_send: c_int,
+    /// Non-zero: kTLS decrypts.
+    pub kernel_receive: c_int,
+}
+
+unsafe extern "C" {
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_socket_tls_info(s: *mut us_socket_t, info: *mut usx_tls_info) -> c_int;
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_socket_tls_peer_chain(
+        s: *mut us_socket_t,
+        each: Option<
+            unsafe extern "C" fn(argument: *mut c_void, der: *const c_uchar, length: usize),
+        >,
+        argument: *mut c_void,
+    ) -> c_int;
+}
+
+/// See "Connections" in `usockets_tls.h`.
+pub const USX_TLS_FAILURE_NONE: c_int = 0;
+/// The peer has sent a fatal alert: `alert`.
+pub const USX_TLS_FAILURE_ALERT: c_int = 1;
+/// Its certificate was not accepted: `verify_result`.
+pub const USX_TLS_FAILURE_VERIFY: c_int = 2;
+/// What it sent is not TLS, or not what we accept; see `alert`, `code`.
+pub const USX_TLS_FAILURE_PROTOCOL: c_int = 3;
+/// A client asked for a name that there is not.
+pub const USX_TLS_FAILURE_NAME: c_int = 4;
+
+/// See "Connections" in `usockets_tls.h`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct usx_tls_failure {
+    /// One of `USX_TLS_FAILURE_*`.
+    pub kind: c_int,
+    /// The one received, or sent; -1: none.
+    pub alert: c_int,
+    /// `X509_V_ERR_*`; 0: not about that.
+    pub verify_result: c_int,
+    /// Of the library; 0: none.
+    pub code: c_ulong,
+    /// Which part of the library; static, or NULL.
+    pub library: *const c_char,
+    /// What it says; static, or NULL.
+    pub reason: *const c_char,
+}
+
+unsafe extern "C" {
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_socket_tls_failure(s: *mut us_socket_t, failure: *mut usx_tls_failure) -> c_int;
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_tls_alert_name(alert: c_int) -> *const c_char;
+    /// See "Connections" in `usockets_tls.h`.
+    pub fn usx_tls_verify_text(result: c_int) -> *const c_char;
 }

@@ -123,10 +123,12 @@ struct usx_tls_options {
     size_t trusted_count;
     int trusted_format;
     int system_trust; /* non-zero */
-    const char *trust_file, *trust_directory; /* with system_trust: these instead of the library's own places */
+    const char *trust_file; /* with system_trust: these instead of the library's own places */
+    const char *trust_directory;
     int verify;       /* USX_TLS_VERIFY_* */
     int check_name;   /* clients, non-zero: the certificate must be for the name or address connected to */
-    int min_version, max_version; /* USX_TLS_1_2 or USX_TLS_1_3; 0: all from 1.2 on */
+    int min_version;  /* USX_TLS_1_2 or USX_TLS_1_3; 0: all from 1.2 on */
+    int max_version;
     const char *ciphers;          /* TLS 1.2, openssl-ciphers(1). NULL: forward secrecy and AEAD only, if `strict` */
     const char *cipher_suites;    /* TLS 1.3, with colons in between */
     const char *groups;           /* such as "X25519:P-256" */
@@ -149,8 +151,9 @@ struct usx_tls_config_t *usx_tls_config_create(const struct usx_tls_options *opt
                                                struct usx_tls_error *error);
 /* The same of an SSL_CTX that the program has set up by itself, which is retained. Its client-hello, certificate-verify,
  * ALPN-select, new-session and info callbacks become the engine's where these have a use; tickets and the session id
- * context stay the program's business. Given again it is the same configuration, which must have had the role the first
- * time (USX_TLS_ERROR_OPTION). */
+ * context stay the program's business. Clients whose verify mode has SSL_VERIFY_PEER also check the name, as with
+ * `check_name`. Given again it is the same configuration, which must have had the role the first time
+ * (USX_TLS_ERROR_OPTION). */
 struct usx_tls_config_t *usx_tls_config_from_native(void *ssl_ctx, int role, struct usx_tls_error *error);
 struct usx_tls_config_t *usx_tls_config_retain(struct usx_tls_config_t *config);
 void usx_tls_config_release(struct usx_tls_config_t *config);
@@ -256,7 +259,8 @@ struct usx_tls_info {
     size_t protocol_length;
     int verify_result;       /* X509_V_OK (0) or X509_V_ERR_*; 0 also if there was nothing to verify */
     int has_peer_certificate;
-    int kernel_send, kernel_receive; /* kTLS */
+    int kernel_send; /* kTLS */
+    int kernel_receive;
 };
 /* 0; -ENOTCONN: no handshake has been completed. */
 int usx_socket_tls_info(struct us_socket_t *s, struct usx_tls_info *info);

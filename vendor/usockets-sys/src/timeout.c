@@ -326,7 +326,7 @@ static int end_by_policy(struct us_socket_t *s, uint32_t tick) {
     s->context->loop->statistics.deadlines_missed++;
     if (s->flags & S_LINGERING) {
         us_internal_linger_cut(s);
-    } else if (kind == USX_DEADLINE_HANDSHAKE) {
+    } else if (kind == USX_DEADLINE_HANDSHAKE && us_internal_prelude_awaited(s)) {
         us_internal_prelude_late(s);
     } else {
         us_internal_socket_close_now(s, USX_REASON_DEADLINE, kind);

@@ -187,6 +187,8 @@ static struct usx_tls_config_t *make_native(SSL_CTX *ssl_ctx, int role) {
     if ((mode & SSL_VERIFY_PEER) != 0) {
         config->verify = (mode & SSL_VERIFY_FAIL_IF_NO_PEER_CERT) != 0 ? USX_TLS_VERIFY_REQUIRED
                                                                       : USX_TLS_VERIFY_OPTIONAL;
+        /* An SSL_CTX cannot say of what name, and a good certificate for any name proves nothing. */
+        config->check_name = 1;
     }
     if ((role & USX_TLS_SERVER) != 0) {
         config->ticket_keys = usx_tls_ticket_keys_create(NULL, 0);

@@ -188,7 +188,9 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
     if (!good) {
         return -1;
     }
-    return index == 0 ? 1 : 2;
+    /* A ticket of TLS 1.3 is used once (RFC 8446, C.4), so that whoever comes with one needs another. */
+    int is_spent = !encrypt && SSL_version(ssl) == TLS1_3_VERSION;
+    return index == 0 && !is_spent ? 1 : 2;
 }
 
 void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx) {

@@ -218,6 +218,7 @@ impl CWriter<'_> {
         let c = match name {
             "c_char" => "char",
             "c_int" => "int",
+            "c_uchar" => "unsigned char",
             "c_uint" => "unsigned int",
             "c_ushort" => "unsigned short",
             "c_long" => "long",

@@ -20,7 +20,7 @@ use bindings::Bindings;
 use header::Header;
 
 /// The headers, in the order in which the declarations follow them.
-const HEADERS: [&str; 2] = ["libusockets.h", "usockets_ext.h"];
+const HEADERS: [&str; 3] = ["libusockets.h", "usockets_ext.h", "usockets_tls.h"];
 
 /// The file with the declarations of `usockets-sys`.
 pub fn declarations() -> PathBuf {

@@ -1,0 +1,72 @@
+#![forbid(unsafe_code)]
+//! Sessions that clients resume, and what else a client adds to a connect.
+
+use std::ffi::{CStr, CString};
+
+use super::secret::Secret;
+use crate::error::UsError;
+use crate::ffi::ClientSettings;
+
+/// A session that a server has offered to resume: from
+/// [`on_session`](crate::ContextBuilder::on_session), for
+/// [`ConnectOptions::tls_session`](crate::ConnectOptions::tls_session).
+///
+/// Whoever has the bytes can read the connections that resume it, unless they exchange new keys as TLS 1.3
+/// does. They are overwritten when they are dropped, and do not show in `Debug`. One of TLS 1.3 should be used
+/// once, so that connections cannot be linked to each other
+/// ([RFC 8446, C.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-C.4)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSession(Secret);
+
+impl TlsSession {
+    /// One that was [kept](Self::as_bytes). Bytes that are no session, or that of another server, do no harm:
+    /// the handshake is a full one.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(Secret::new(bytes.into()))
+    }
+
+    /// The bytes, to be kept where nobody else sees them.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// A server name for C.
+pub(super) fn name(name: &str) -> Result<CString, UsError> {
+    let name = CString::new(name).ok().filter(|name| !name.is_empty());
+    name.ok_or_else(|| UsError::invalid("server name", "it is empty, or contains a NUL"))
+}
+
+/// What a client adds to a connect; neither is nothing.
+pub(crate) fn client_settings<'a>(
+    server_name: Option<&'a CStr>,
+    session: Option<&'a TlsSession>,
+) -> Option<ClientSettings<'a>> {
+    let session = session.map(TlsSession::as_bytes);
+    (server_name.is_some() || session.is_some()).then_some(ClientSettings { server_name, session })
+}
+
+/// Names are checked before anything begins.
+pub(crate) fn checked_name(text: Option<&str>) -> Result<Option<CString>, UsError> {
+    text.map(name).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_bytes_and_secret() {
+        let session = TlsSession::from_bytes(b"hunter2".to_vec());
+        assert_eq!(session.as_bytes(), b"hunter2");
+        assert!(!format!("{session:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn names_are_text_for_c() {
+        assert!(name("example.org").is_ok());
+        for bad in ["", "a\0b"] {
+            assert!(matches!(name(bad), Err(UsError::InvalidOption { option: "server name", .. })));
+        }
+    }
+}
