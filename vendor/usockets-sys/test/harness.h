@@ -166,6 +166,11 @@ enum event {
     LONG_TIMEOUT,
     CONNECT_ERROR,
     DRAIN,
+    HANDSHAKE,
+    VERIFY,
+    PROTOCOL,
+    SERVER_NAME,
+    SESSION,
     EVENTS
 };
 
@@ -178,6 +183,9 @@ struct side {
     struct us_listen_socket_t *listener;
     int port;
     int deferring;
+    /* TLS: the configurations of a deferring context (the test's own), or the options of another one. */
+    struct usx_tls_config_t *server_config, *client_config;
+    struct us_socket_context_options_t options;
     int muted; /* no reactions, no notes: everything is being closed */
 
     int count[EVENTS];
@@ -193,6 +201,10 @@ struct side {
     size_t received_length, received_capacity;
     int discard; /* non-zero: count bytes, keep none */
     int longest; /* chunk */
+    int verify_result;    /* of the latest on_verify */
+    char asked_name[256]; /* of the latest on_server_name */
+    void *given_session;  /* the latest one */
+    size_t given_session_length;
 
     LIBUS_SOCKET_DESCRIPTOR (*pre_open)(struct side *side, LIBUS_SOCKET_DESCRIPTOR fd);
     struct us_socket_t *(*open)(struct side *side, struct us_socket_t *s);
@@ -204,6 +216,12 @@ struct side {
     struct us_socket_t *(*long_timeout)(struct side *side, struct us_socket_t *s);
     struct us_socket_t *(*connect_error)(struct side *side, struct us_socket_t *s);
     struct us_socket_t *(*drain)(struct side *side, struct us_socket_t *s);
+    struct us_socket_t *(*handshake)(struct side *side, struct us_socket_t *s);
+    int (*verify)(struct side *side, struct us_socket_t *s, int result);
+    int (*protocol)(struct side *side, struct us_socket_t *s, const unsigned char *offered,
+                    size_t length);
+    int (*server_name)(struct side *side, struct us_socket_t *s, const char *name);
+    void (*session)(struct side *side, struct us_socket_t *s);
 
     struct side *other; /* for the test */
     void *user;

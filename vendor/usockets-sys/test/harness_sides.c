@@ -9,7 +9,7 @@ static _Thread_local struct side *sides;
 
 static const char *const event_names[EVENTS] = {
     "pre-open", "open", "data", "writable", "end", "close", "timeout", "long-timeout",
-    "connect-error", "drain"};
+    "connect-error", "drain", "handshake", "verify", "protocol", "server-name", "session"};
 
 struct side *side_of(struct us_socket_t *s) {
     return *(struct side **) us_socket_context_ext(ssl, us_socket_context(ssl, s));
@@ -130,6 +130,52 @@ static struct us_socket_t *on_drain(struct us_socket_t *s) {
     return record(side, DRAIN, s) && side->drain != NULL ? side->drain(side, s) : s;
 }
 
+static struct us_socket_t *on_handshake(struct us_socket_t *s) {
+    struct side *side = side_of(s);
+    ASSERT_EQ(us_socket_is_closed(ssl, s), 0);
+    ASSERT_EQ(usx_socket_tls_state(s), USX_TLS_STATE_DONE);
+    return record(side, HANDSHAKE, s) && side->handshake != NULL ? side->handshake(side, s) : s;
+}
+
+static int on_verify(struct us_socket_t *s, int result) {
+    struct side *side = side_of(s);
+    side->verify_result = result;
+    return record(side, VERIFY, s) && side->verify != NULL ? side->verify(side, s, result) : result;
+}
+
+static int on_protocol(struct us_socket_t *s, const unsigned char *offered, size_t length) {
+    struct side *side = side_of(s);
+    return record(side, PROTOCOL, s) ? side->protocol(side, s, offered, length) : -1;
+}
+
+static int on_server_name(struct us_socket_t *s, const char *name) {
+    struct side *side = side_of(s);
+    snprintf(side->asked_name, sizeof side->asked_name, "%s", name);
+    return record(side, SERVER_NAME, s) ? side->server_name(side, s, name) : USX_TLS_NAME_LOOK_UP;
+}
+
+static void on_session(struct us_socket_t *s, const void *session, size_t length) {
+    struct side *side = side_of(s);
+    free(side->given_session);
+    side->given_session = malloc(length);
+    ASSERT_NOT_NULL(side->given_session);
+    memcpy(side->given_session, session, length);
+    side->given_session_length = length;
+    if (record(side, SESSION, s) && side->session != NULL) {
+        side->session(side, s);
+    }
+}
+
+/* What changes the handshake is there only where the test has a reaction when the side is made. */
+static void set_tls_handlers(struct side *side) {
+    struct us_socket_context_t *context = side->context;
+    usx_context_on_handshake(context, on_handshake);
+    usx_context_on_session(context, on_session);
+    usx_context_on_verify(context, side->verify != NULL ? on_verify : NULL);
+    usx_context_on_protocol(context, side->protocol != NULL ? on_protocol : NULL);
+    usx_context_on_server_name(context, side->server_name != NULL ? on_server_name : NULL);
+}
+
 void side_set_handlers(struct side *side) {
     struct us_socket_context_t *context = side->context;
     us_socket_context_on_open(ssl, context, on_open);
@@ -142,6 +188,7 @@ void side_set_handlers(struct side *side) {
     us_socket_context_on_connect_error(ssl, context, on_connect_error);
     us_socket_context_on_pre_open(ssl, context, on_pre_open);
     usx_context_on_drain(context, on_drain);
+    set_tls_handlers(side);
 }
 
 static void side_enter(struct side *side, struct us_socket_context_t *context) {
@@ -154,12 +201,16 @@ static void side_enter(struct side *side, struct us_socket_context_t *context) {
 }
 
 int side_try(struct side *side, struct us_loop_t *loop) {
-    struct us_socket_context_options_t options = {0};
     struct us_socket_context_t *context =
         side->deferring
             ? usx_create_socket_context(loop, (unsigned int) sizeof(struct side *))
-            : us_create_socket_context(ssl, loop, (int) sizeof(struct side *), options);
+            : us_create_socket_context(ssl, loop, (int) sizeof(struct side *), side->options);
     if (context == NULL) {
+        return 0;
+    }
+    if ((side->server_config != NULL || side->client_config != NULL) &&
+        usx_context_set_tls(context, side->server_config, side->client_config) < 0) {
+        usx_context_release(context);
         return 0;
     }
     side_enter(side, context);
@@ -182,6 +233,13 @@ void side_init_deferring(struct side *side, struct us_loop_t *loop) {
     ASSERT(side_try(side, loop));
 }
 
+static void forget_received(struct side *side) {
+    free(side->received);
+    side->received = NULL;
+    free(side->given_session);
+    side->given_session = NULL;
+}
+
 void side_forget(struct side *side) {
     struct side **link = &sides;
     while (*link != NULL && *link != side) {
@@ -189,8 +247,7 @@ void side_forget(struct side *side) {
     }
     ASSERT_NOT_NULL(*link);
     *link = side->next;
-    free(side->received);
-    side->received = NULL;
+    forget_received(side);
 }
 
 void finish_contexts(struct us_loop_t *loop) {
@@ -220,8 +277,7 @@ void finish_contexts(struct us_loop_t *loop) {
         ASSERT_OK(usx_loop_teardown(loop));
     }
     for (struct side *side = deferring; side != NULL; side = side->next) {
-        free(side->received);
-        side->received = NULL;
+        forget_received(side);
     }
 }
 

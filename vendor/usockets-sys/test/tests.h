@@ -694,4 +694,22 @@ TEST(tls_bad_files_are_refused)
 /* test_tls_none.c */
 TEST(tls_is_refused_by_builds_without_it)
 
+/* test_tls_programs.c */
+TEST(tls_message_and_close_notify_in_one_segment)
+TEST(tls_message_and_bare_fin)
+TEST(tls_message_and_fatal_alert_in_one_segment)
+TEST(tls_message_and_bad_record_in_one_segment)
+TEST(tls_reset_closes)
+TEST(tls_data_after_our_shutdown_is_discarded)
+TEST(tls_shutdown_during_the_handshake_is_a_fin)
+TEST(tls_handles_are_valid_in_and_after_close)
+TEST(tls_client_that_never_writes_gets_the_greeting)
+TEST(tls_write_during_the_handshake_is_refused)
+TEST(tls_bad_beginnings_close)
+TEST(tls_half_a_hello_and_an_end_close)
+TEST(tls_1_1_is_refused)
+TEST(tls_files_that_are_no_good_give_no_context)
+TEST(tls_client_certificates_are_optional_but_checked)
+TEST(tls_client_verifies_if_it_has_a_ca)
+
 #endif
