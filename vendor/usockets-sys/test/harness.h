@@ -284,6 +284,7 @@ int raw_is_ours(int fd);
 /* A listening descriptor on own_ip(), and a connection from it. */
 int raw_listen(int *port, int backlog);
 int raw_accept(struct us_loop_t *loop, int fd);
+int raw_listen_unix(const char *path);
 /* A descriptor that keeps a port from everybody but those who share it. */
 int raw_reserve_port(int *port);
 /* The port of a listener that will never accept and whose backlog is full. */

@@ -98,10 +98,23 @@ int raw_connect_from(const char *ip, int port) {
     return keep(fd);
 }
 
-int raw_connect_unix(const char *path) {
+static struct sockaddr_un unix_address(const char *path) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     ASSERT_LT(strlen(path), sizeof address.sun_path);
     strcpy(address.sun_path, path);
+    return address;
+}
+
+int raw_listen_unix(const char *path) {
+    struct sockaddr_un address = unix_address(path);
+    int fd = (int) ASSERT_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
+    ASSERT_SYS(bind(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
+    ASSERT_SYS(listen(fd, 8));
+    return keep(fd);
+}
+
+int raw_connect_unix(const char *path) {
+    struct sockaddr_un address = unix_address(path);
     int fd = (int) ASSERT_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
     ASSERT_SYS(connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
     return keep(fd);

@@ -712,4 +712,23 @@ TEST(tls_files_that_are_no_good_give_no_context)
 TEST(tls_client_certificates_are_optional_but_checked)
 TEST(tls_client_verifies_if_it_has_a_ca)
 
+/* test_tls_streams.c */
+TEST(tls_short_writes_go_on_with_other_pieces)
+TEST(tls_waiting_ciphertext_leaves_by_itself)
+TEST(tls_shutdown_comes_behind_waiting_ciphertext)
+TEST(tls_close_after_a_write_loses_nothing)
+TEST(tls_write_shutdown_and_close_in_one_handler)
+TEST(tls_sixteen_megabytes_and_an_end_arrive)
+TEST(tls_key_updates_under_backpressure)
+TEST(tls_hello_requests_without_end_are_cut_off)
+TEST(tls_renegotiation_is_refused)
+TEST(tls_errors_of_the_program_change_nothing)
+TEST(tls_pause_holds_handshake_and_data)
+TEST(tls_pause_in_a_burst_takes_effect_at_once)
+TEST(tls_sockets_move)
+TEST(tls_sockets_do_not_move_to_contexts_without)
+TEST(tls_handlers_that_write_to_many_disturb_nobody)
+TEST(tls_many_handshakes_do_not_delay_an_echo)
+TEST(tls_waiting_handshakes_close_time_out_and_move)
+
 #endif
