@@ -81,10 +81,8 @@ static void leave_alone(struct us_loop_t *loop, struct side *server, int version
     ASSERT_GT(usx_socket_buffered(s), 0);
     ASSERT_LE(usx_socket_buffered(s), 16384 + 256); /* a record */
     ASSERT_EQ(us_socket_write(ssl, s, "x", 1, 0), 0);
-    settle(loop);
-    ASSERT_EQ(server->count[WRITABLE], before);
     peer_expect_pattern(loop, &peer, total);
-    RUN_UNTIL(loop, server->count[WRITABLE] == before + 1);
+    RUN_UNTIL(loop, server->count[WRITABLE] > before);
     settle(loop);
     ASSERT_EQ(server->count[WRITABLE], before + 1);
     peer_end(&peer);

@@ -689,11 +689,6 @@ TEST(tls_file_of_dh_parameters_and_ciphers)
 TEST(tls_modes_of_a_context)
 TEST(tls_bad_files_are_refused)
 
-#else
-
-/* test_tls_none.c */
-TEST(tls_is_refused_by_builds_without_it)
-
 /* test_tls_programs.c */
 TEST(tls_message_and_close_notify_in_one_segment)
 TEST(tls_message_and_bare_fin)
@@ -730,5 +725,28 @@ TEST(tls_sockets_do_not_move_to_contexts_without)
 TEST(tls_handlers_that_write_to_many_disturb_nobody)
 TEST(tls_many_handshakes_do_not_delay_an_echo)
 TEST(tls_waiting_handshakes_close_time_out_and_move)
+
+/* test_tls_handshake.c */
+TEST(tls_handshake_is_told_with_what_was_agreed)
+TEST(tls_output_of_before_leaves_with_the_handshake)
+TEST(tls_certificates_of_servers_that_are_refused)
+TEST(tls_certificates_of_clients_that_are_refused)
+TEST(tls_what_is_not_tls_is_a_protocol_failure)
+TEST(tls_versions_and_ciphers_without_overlap)
+TEST(tls_peers_that_leave_before_the_handshake_is_done)
+TEST(tls_handshake_deadline)
+TEST(tls_first_byte_is_one_of_the_program)
+TEST(tls_handshake_deadline_of_clients)
+TEST(tls_on_verify_judges_servers)
+TEST(tls_on_verify_judges_clients)
+TEST(tls_protocols_without_overlap_are_refused)
+TEST(tls_on_protocol_chooses)
+TEST(tls_configurations_are_renewed_while_connections_go_on)
+TEST(tls_configurations_are_for_a_role)
+
+#else
+
+/* test_tls_none.c */
+TEST(tls_is_refused_by_builds_without_it)
 
 #endif
