@@ -744,6 +744,26 @@ TEST(tls_on_protocol_chooses)
 TEST(tls_configurations_are_renewed_while_connections_go_on)
 TEST(tls_configurations_are_for_a_role)
 
+/* test_tls_names.c */
+TEST(tls_names_choose_certificates)
+TEST(tls_names_that_are_removed)
+TEST(tls_names_have_their_own_policy)
+TEST(tls_unknown_names_are_refused_if_wanted)
+TEST(tls_on_server_name_adds_or_refuses)
+TEST(tls_names_that_are_waited_for)
+TEST(tls_waiting_goes_on_from_anywhere)
+TEST(tls_ends_of_waiting_handshakes)
+TEST(tls_socket_closed_in_on_server_name)
+TEST(tls_names_of_programs)
+
+/* test_tls_sessions.c */
+TEST(tls_sessions_are_given_and_resumed)
+TEST(tls_sessions_of_another_policy_are_left_aside)
+TEST(tls_server_gives_so_many_sessions)
+TEST(tls_sessions_are_resumed_where_clients_are_verified)
+TEST(tls_sessions_do_not_get_around_the_policy_of_a_name)
+TEST(tls_acts_inside_on_session)
+
 #else
 
 /* test_tls_none.c */
