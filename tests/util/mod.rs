@@ -6,11 +6,19 @@
 // Every test program uses a part of this.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod certificates;
 mod drops;
+mod kind;
 mod net;
+mod peer;
+mod tls_peer;
 
+pub(crate) use certificates::{Leaf, certificates};
 pub(crate) use drops::{Drops, Token};
-pub(crate) use net::{Echo, Peer, read_some, tcp_pair, unix_pair};
+pub(crate) use kind::{Ready, Secured};
+pub(crate) use net::{Echo, read_some, tcp_pair, unix_pair};
+pub(crate) use peer::Peer;
+pub(crate) use tls_peer::{TlsPeer, client_context, identify, server_context};
 
 use std::cell::RefCell;
 use std::env;
@@ -374,6 +382,6 @@ pub use bytes::{Random, assert_same, pattern};
 pub use child::{child_command, child_role, run_child};
 pub(crate) use limits::raise_descriptor_limit;
 pub(crate) use net::{Nobody, localhost_listener, own_address};
-pub use record::{Event, Record, accept_one, listen, recorded};
+pub use record::{Event, Record, accept_one, client_of, hand_over, listen, recorded};
 #[cfg(usockets_tls)]
 pub(crate) use tls::{Authority, Issued};

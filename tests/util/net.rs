@@ -1,13 +1,17 @@
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::iter;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use usockets::{ListenSocket, Loop, SocketContext};
+use usockets::{ContextBuilder, ListenSocket, Loop, SocketContext};
 
-use super::pump;
+use super::Peer;
+use super::kind::Secured;
+
+/// How many addresses a process listens on, in turn.
+const OWN_ADDRESSES: u32 = 64;
 
 /// Port 0 of an address of this machine that no test has listened on lately.
 ///
@@ -15,11 +19,20 @@ use super::pump;
 /// thousand times would leave no port free on 127.0.0.1, neither for themselves nor for anybody else.
 pub(crate) fn own_address() -> SocketAddr {
     static LISTENERS: AtomicU32 = AtomicU32::new(0);
-    // From 127.64.0.0 to 127.127.255.255, the processes 256 addresses apart. One that comes to those of
-    // another one loses nothing: the system still chooses a port that is free.
     let listener = LISTENERS.fetch_add(1, Ordering::Relaxed);
-    let number = (process::id() << 8).wrapping_add(listener) & 0x3f_ffff;
-    SocketAddr::from((Ipv4Addr::from(0x7f40_0000 | number), 0))
+    SocketAddr::from((own_address_number(listener % OWN_ADDRESSES), 0))
+}
+
+/// All addresses that [`own_address`] gives in this process.
+pub(crate) fn own_addresses() -> impl Iterator<Item = Ipv4Addr> {
+    (0..OWN_ADDRESSES).map(own_address_number)
+}
+
+/// From 127.64.0.0 to 127.127.255.255, the processes apart. One that comes to those of another one loses
+/// nothing: the system still chooses a port that is free.
+fn own_address_number(number: u32) -> Ipv4Addr {
+    let first = process::id().wrapping_mul(OWN_ADDRESSES);
+    Ipv4Addr::from(0x7f40_0000 | (first.wrapping_add(number) & 0x3f_ffff))
 }
 
 /// Listens on 127.0.0.1, as tests need that connect to a name.
@@ -59,94 +72,26 @@ pub(crate) fn read_some(stream: &mut impl Read) -> Option<Vec<u8>> {
     }
 }
 
-/// A client outside the crate, on the same thread: turns the loop while it waits.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    stream: TcpStream,
-}
-
-impl Peer {
-    pub(crate) fn connect(address: SocketAddr) -> Self {
-        Self::from_stream(TcpStream::connect(address).expect("it listens"))
-    }
-
-    pub(crate) fn from_stream(stream: TcpStream) -> Self {
-        stream.set_nonblocking(true).expect("a socket");
-        stream.set_nodelay(true).expect("a socket");
-        Self { stream }
-    }
-
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
-    }
-
-    /// Writes everything.
-    #[track_caller]
-    pub(crate) fn write<T: 'static>(&mut self, event_loop: &Loop<T>, data: &[u8]) {
-        let mut rest = data;
-        pump(event_loop, || {
-            match self.stream.write(rest) {
-                Ok(length) => rest = &rest[length..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("write failed: {error}"),
-            }
-            rest.is_empty()
-        });
-    }
-
-    /// Reads exactly so many bytes.
-    #[track_caller]
-    pub(crate) fn read<T: 'static>(&mut self, event_loop: &Loop<T>, length: usize) -> Vec<u8> {
-        let mut data = Vec::new();
-        let mut buffer = vec![0; length];
-        pump(event_loop, || {
-            let wanted = length - data.len();
-            match self.stream.read(&mut buffer[..wanted]) {
-                Ok(0) => panic!("the end after {} of {length} bytes", data.len()),
-                Ok(count) => data.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("read failed: {error}"),
-            }
-            data.len() == length
-        });
-        data
-    }
-
-    /// Reads until the end, which may be a reset.
-    #[track_caller]
-    pub(crate) fn read_to_end<T: 'static>(&mut self, event_loop: &Loop<T>) -> Vec<u8> {
-        let mut data = Vec::new();
-        let mut buffer = vec![0; 1 << 16];
-        pump(event_loop, || match self.stream.read(&mut buffer) {
-            Ok(0) => true,
-            Ok(count) => {
-                data.extend_from_slice(&buffer[..count]);
-                false
-            }
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock => false,
-                ErrorKind::ConnectionReset => true,
-                _ => panic!("read failed: {error}"),
-            },
-        });
-        data
-    }
-}
-
 /// An echo server, and clients for it.
 #[derive(Debug)]
-pub(crate) struct Echo {
-    pub(crate) context: SocketContext<false, (), Vec<u8>>,
+pub(crate) struct Echo<const SSL: bool = false> {
+    pub(crate) context: SocketContext<SSL, (), Vec<u8>>,
     pub(crate) listener: ListenSocket,
 }
 
 impl Echo {
     pub(crate) fn new<T: 'static>(event_loop: &Loop<T>) -> Self {
-        let context = SocketContext::<false, (), Vec<u8>>::builder()
+        Self::over(event_loop)
+    }
+}
+
+impl<const SSL: bool> Echo<SSL>
+where
+    ContextBuilder<SSL, (), Vec<u8>>: Secured,
+{
+    /// Over plain TCP or TLS.
+    pub(crate) fn over<T: 'static>(event_loop: &Loop<T>) -> Self {
+        let context = SocketContext::<SSL, (), Vec<u8>>::builder()
             .on_data(|(), socket, rest, data| {
                 let taken = if rest.is_empty() { socket.write(data) } else { 0 };
                 rest.extend_from_slice(&data[taken..]);
@@ -155,6 +100,7 @@ impl Echo {
                 let taken = socket.write(rest);
                 rest.drain(..taken);
             })
+            .secured()
             .build(event_loop, ())
             .expect("a context");
         let listener = context.listen(own_address()).expect("a listener");
@@ -166,7 +112,7 @@ impl Echo {
     }
 
     pub(crate) fn peer(&self) -> Peer {
-        Peer::connect(self.address())
+        Peer::client_of(SSL, TcpStream::connect(self.address()).expect("it listens"))
     }
 
     /// Panics unless the loop still echoes.

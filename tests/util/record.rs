@@ -1,9 +1,12 @@
 use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use usockets::{CloseReason, ContextBuilder, Deadlines, ListenSocket, Loop, Socket, SocketContext};
 
+use super::kind::{Ready, Secured};
 use super::{Peer, own_address, pump};
 
 /// What a socket is told.
@@ -24,27 +27,31 @@ pub enum Event {
 /// Makes contexts whose callbacks write down what happens. Callbacks that a test sets afterwards
 /// replace these. Clones write into the same record.
 #[derive(Debug)]
-pub struct Record<S: 'static = ()>(Rc<Recorded<S>>);
+pub struct Record<S: 'static = (), const SSL: bool = false>(Rc<Recorded<S, SSL>>);
 
 #[derive(Debug)]
-struct Recorded<S: 'static> {
+struct Recorded<S: 'static, const SSL: bool> {
     events: RefCell<Vec<Event>>,
     /// Sockets that have opened, or came by adoption.
-    sockets: RefCell<Vec<Socket<false, S>>>,
+    sockets: RefCell<Vec<Socket<SSL, S>>>,
 }
 
-impl<S: 'static> Record<S> {
+impl<S: 'static, const SSL: bool> Record<S, SSL> {
     pub fn new() -> Self {
         Self(Rc::new(Recorded { events: RefCell::default(), sockets: RefCell::default() }))
     }
 
     /// A builder that records every callback. The end of the peer leaves the socket half open.
-    pub fn builder_with(&self, factory: impl Fn() -> S + 'static) -> ContextBuilder<false, (), S> {
+    pub fn builder_with(&self, factory: impl Fn() -> S + 'static) -> ContextBuilder<SSL, (), S>
+    where
+        ContextBuilder<SSL, (), S>: Secured,
+    {
         let record = || self.clone();
         let (open, data, writable, end) = (record(), record(), record(), record());
         let (timeout, long, adopt, close, error) =
             (record(), record(), record(), record(), record());
-        SocketContext::<false, (), S>::builder_with(factory)
+        SocketContext::<SSL, (), S>::builder_with(factory)
+            .secured()
             .on_open(move |(), socket, _, _| open.add_socket(socket, Event::Open))
             .on_data(move |(), _, _, bytes| data.push_data(bytes))
             .on_writable(move |(), _, _| writable.push(Event::Writable))
@@ -68,7 +75,7 @@ impl<S: 'static> Record<S> {
         }
     }
 
-    pub fn add_socket(&self, socket: &Socket<false, S>, event: Event) {
+    pub fn add_socket(&self, socket: &Socket<SSL, S>, event: Event) {
         self.0.sockets.borrow_mut().push(socket.clone());
         self.push(event);
     }
@@ -127,7 +134,7 @@ impl<S: 'static> Record<S> {
 
     /// The socket that opened last.
     #[track_caller]
-    pub fn socket(&self) -> Socket<false, S> {
+    pub fn socket(&self) -> Socket<SSL, S> {
         self.0.sockets.borrow().last().cloned().expect("a socket has opened")
     }
 
@@ -137,14 +144,17 @@ impl<S: 'static> Record<S> {
     }
 }
 
-impl<S: Default + 'static> Record<S> {
+impl<S: Default + 'static, const SSL: bool> Record<S, SSL>
+where
+    ContextBuilder<SSL, (), S>: Secured,
+{
     /// As [`Record::builder_with`], for states with a default.
-    pub fn builder(&self) -> ContextBuilder<false, (), S> {
+    pub fn builder(&self) -> ContextBuilder<SSL, (), S> {
         self.builder_with(S::default)
     }
 }
 
-impl<S: 'static> Clone for Record<S> {
+impl<S: 'static, const SSL: bool> Clone for Record<S, SSL> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))
     }
@@ -152,10 +162,13 @@ impl<S: 'static> Clone for Record<S> {
 
 /// A context of the recorded callbacks, as they are.
 #[track_caller]
-pub fn recorded<T: 'static, S: Default + 'static>(
+pub fn recorded<const SSL: bool, T: 'static, S: Default + 'static>(
     event_loop: &Loop<T>,
-    record: &Record<S>,
-) -> SocketContext<false, (), S> {
+    record: &Record<S, SSL>,
+) -> SocketContext<SSL, (), S>
+where
+    ContextBuilder<SSL, (), S>: Secured,
+{
     // Tests move the clock by hours.
     record.builder().deadlines(Deadlines::none()).build(event_loop, ()).expect("a context")
 }
@@ -168,16 +181,51 @@ pub fn listen<const SSL: bool, T: 'static, S: 'static>(
     context.listen(own_address()).expect("a listener")
 }
 
-/// Accepts one connection into a context that writes into `record`. The listener is closed again.
+/// A client of the listener's, of the same kind as its context. Its handshake, if any, is still to come.
 #[track_caller]
-pub fn accept_one<T: 'static, S: 'static>(
+pub fn client_of<const SSL: bool, T: 'static, S: 'static>(
+    context: &SocketContext<SSL, T, S>,
+    listener: &ListenSocket,
+) -> Peer {
+    let _for_its_kind = context;
+    let address = listener.local_addr().expect("it is bound");
+    Peer::client_of(SSL, TcpStream::connect(address).expect("it listens"))
+}
+
+/// Accepts one connection into a context that writes into `record`, and completes its handshake, if any. The
+/// listener is closed again.
+#[track_caller]
+pub fn accept_one<const SSL: bool, T: 'static, S: 'static>(
     event_loop: &Loop<T>,
-    context: &SocketContext<false, (), S>,
-    record: &Record<S>,
-) -> (Socket<false, S>, Peer) {
+    context: &SocketContext<SSL, (), S>,
+    record: &Record<S, SSL>,
+) -> (Socket<SSL, S>, Peer)
+where
+    Socket<SSL, S>: Ready,
+{
     let listener = listen(context);
     let before = record.opened();
-    let peer = Peer::connect(listener.local_addr().expect("it is bound"));
+    let mut peer = client_of(context, &listener);
     pump(event_loop, || record.opened() > before);
-    (record.socket(), peer)
+    let socket = record.socket();
+    peer.begin(event_loop, || socket.is_ready());
+    (socket, peer)
+}
+
+/// Hands one end of a connection over to a context, and completes its handshake, if any. The other end is the
+/// peer's.
+#[track_caller]
+pub fn hand_over<const SSL: bool, T: 'static, T2: 'static, S: 'static>(
+    event_loop: &Loop<T>,
+    context: &SocketContext<SSL, T2, S>,
+    (ours, theirs): (impl Into<OwnedFd>, impl Into<OwnedFd>),
+) -> (Socket<SSL, S>, Peer)
+where
+    Socket<SSL, S>: Ready,
+{
+    let socket = context.accept_fd(ours.into()).expect("a socket");
+    let mut peer = Peer::client_of(SSL, theirs);
+    pump(event_loop, || socket.is_established());
+    peer.begin(event_loop, || socket.is_ready());
+    (socket, peer)
 }
