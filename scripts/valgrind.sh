@@ -21,7 +21,7 @@ crate=(
     "contexts:"
     "drop_counts:"
     "stale_handles:"
-    "tcp_echo:"
+    "over_tcp:streams::echo"
     "timers:"
     "worker_pool:"
 )

@@ -5,6 +5,9 @@ use std::time::Duration;
 use socket2::SockRef;
 use usockets::{CloseReason, Loop, Socket, SocketContext, Timer, UsError};
 
+use crate::SSL;
+use crate::util::Secured;
+
 const LENGTH: usize = 1 << 20;
 
 /// Output that waits for room, and what has come in.
@@ -16,13 +19,13 @@ struct Session {
 }
 
 impl Session {
-    fn flush(&mut self, socket: &Socket<false, Self>) {
+    fn flush(&mut self, socket: &Socket<SSL, Self>) {
         self.sent += socket.write(&self.output[self.sent..]);
     }
 }
 
 /// Lets the system take little at once, so that writes come up short.
-fn keep_short(socket: &Socket<false, Session>) {
+fn keep_short(socket: &Socket<SSL, Session>) {
     let set = socket.with_fd(|fd| SockRef::from(&fd).set_send_buffer_size(16 * 1024));
     set.expect("the socket is open").expect("the size is legal");
 }
@@ -37,7 +40,8 @@ fn a_megabyte_each_way_arrives_whole_and_in_order() -> Result<(), UsError> {
     let event_loop = Loop::<()>::new()?;
 
     // Echoes with back-pressure: what does not fit is kept, and reading pauses.
-    let server = SocketContext::<false, Vec<CloseReason>, Session>::builder()
+    let server = SocketContext::<SSL, Vec<CloseReason>, Session>::builder()
+        .secured()
         .on_open(|_, socket, _, _| keep_short(socket))
         .on_data(|_, socket, session, data| {
             session.output.extend_from_slice(data);
@@ -56,7 +60,8 @@ fn a_megabyte_each_way_arrives_whole_and_in_order() -> Result<(), UsError> {
         .on_close(|reasons, _, _, reason| reasons.push(*reason))
         .build(&event_loop, Vec::new())?;
 
-    let client = SocketContext::<false, Vec<CloseReason>, Session>::builder()
+    let client = SocketContext::<SSL, Vec<CloseReason>, Session>::builder()
+        .secured()
         .on_open(|_, socket, session, info| {
             assert!(info.is_client());
             keep_short(socket);

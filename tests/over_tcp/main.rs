@@ -1,0 +1,9 @@
+//! What holds for all streams, over TCP and Unix sockets.
+
+#[path = "../streams/mod.rs"]
+mod streams;
+#[path = "../util/mod.rs"]
+mod util;
+
+/// Whether all contexts, and the peers of their sockets, speak TLS.
+const SSL: bool = false;
