@@ -1,5 +1,6 @@
 //! What holds for all streams, over TCP and Unix sockets.
 
+mod half_close;
 #[path = "../streams/mod.rs"]
 mod streams;
 #[path = "../util/mod.rs"]

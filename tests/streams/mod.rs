@@ -2,7 +2,9 @@
 //! `SSL` whether they travel encrypted.
 
 mod echo;
+mod half_close;
 mod output;
+mod pause_resume;
 
 use crate::{SSL, util};
 

@@ -1,22 +1,17 @@
 //! Ends of one direction, of both, and what is delivered before them.
 
-mod util;
-
-use std::net::Shutdown;
+use std::io::Write;
 use std::rc::Rc;
 use std::thread;
 
-use std::io::Write;
-
 use usockets::{CloseReason, Loop, SocketContext, UsError};
-use util::{
-    Drops, Event, Peer, Record, accept_one, assert_same, drain, guard, listen, new_loop, pattern,
-    pump, recorded, settle,
-};
 
-fn end_output(peer: &Peer) {
-    peer.stream().shutdown(Shutdown::Write).expect("it is connected");
-}
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    Drops, Event, Secured, accept_one, assert_same, client_of, drain, guard, listen, new_loop,
+    pattern, pump, recorded, settle,
+};
 
 #[test]
 fn the_end_of_the_peer_comes_once_and_after_the_data() -> Result<(), UsError> {
@@ -26,7 +21,7 @@ fn the_end_of_the_peer_comes_once_and_after_the_data() -> Result<(), UsError> {
     let context = recorded(&event_loop, &record);
     let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     peer.write(&event_loop, b"goodbye");
-    end_output(&peer);
+    peer.end_output();
     pump(&event_loop, || record.has(&Event::End));
     settle(&event_loop);
     assert_eq!(record.take(), [Event::Open, Event::Data(b"goodbye".to_vec()), Event::End]);
@@ -52,14 +47,15 @@ fn without_a_callback_the_end_of_the_peer_closes() -> Result<(), UsError> {
     let received = Rc::new(std::cell::RefCell::new(Vec::new()));
     let (data_log, close_log) = (Rc::clone(&received), Record::<()>::new());
     let reasons = close_log.clone();
-    let context = SocketContext::<false, (), _>::builder_with(move || tokens.token())
+    let context = SocketContext::<SSL, (), _>::builder_with(move || tokens.token())
+        .secured()
         .on_data(move |(), _, _, data| data_log.borrow_mut().extend_from_slice(data))
         .on_close(move |(), _, _, reason| reasons.push(Event::Close(*reason)))
         .build(&event_loop, ())?;
     let listener = listen(&context);
-    let mut peer = Peer::connect(listener.local_addr()?);
+    let mut peer = client_of(&context, &listener);
     peer.write(&event_loop, b"last words");
-    end_output(&peer);
+    peer.end_output();
     assert!(peer.read_to_end(&event_loop).is_empty());
     drop(listener);
     drain(&event_loop);
@@ -87,7 +83,7 @@ fn our_end_leaves_the_other_direction_open() -> Result<(), UsError> {
 
     peer.write(&event_loop, b"still talking");
     pump(&event_loop, || record.data() == b"still talking");
-    end_output(&peer);
+    peer.end_output();
     pump(&event_loop, || record.ended());
     // No `on_end`: the socket closes instead.
     assert_eq!(
@@ -180,7 +176,7 @@ fn ending_inside_callbacks() -> Result<(), UsError> {
         })
         .build(&event_loop, ())?;
     let (_, mut peer) = accept_one(&event_loop, &context, &record);
-    end_output(&peer);
+    peer.end_output();
     assert!(peer.read_to_end(&event_loop).is_empty());
     pump(&event_loop, || record.ended());
     assert_eq!(record.take(), [Event::Open, Event::End, Event::Close(CloseReason::End)]);
@@ -218,9 +214,7 @@ fn send_and_go(event_loop: &Loop, record: &Record<()>, data: &[u8]) -> thread::J
     let (_, peer) = accept_one(event_loop, &context, record);
     let data = data.to_vec();
     thread::spawn(move || {
-        let mut stream = peer.into_stream();
-        stream.set_nonblocking(false).expect("a socket");
-        stream.write_all(&data).expect("somebody reads");
+        peer.into_blocking().write_all(&data).expect("somebody reads");
     })
 }
 
@@ -279,32 +273,6 @@ fn a_reader_that_was_paused_gets_it_all_before_the_end() -> Result<(), UsError> 
     });
     sender.join().expect("no panic");
     assert_same(&record.data(), &data);
-    Ok(())
-}
-
-#[test]
-fn shutting_down_reading_delivers_what_is_there_and_the_end() -> Result<(), UsError> {
-    let _guard = guard();
-    let event_loop = new_loop();
-    let record = Record::<()>::new();
-    let context = recorded(&event_loop, &record);
-    let (socket, mut peer) = accept_one(&event_loop, &context, &record);
-    socket.pause();
-    peer.write(&event_loop, b"in time");
-    // Has it arrive before the end.
-    let peeked = || {
-        let mut buffer = [std::mem::MaybeUninit::uninit(); 16];
-        let peek = |fd: std::os::fd::BorrowedFd<'_>| socket2::SockRef::from(&fd).peek(&mut buffer);
-        socket.with_fd(peek).expect("it is open").unwrap_or(0) == 7
-    };
-    pump(&event_loop, peeked);
-    socket.shutdown_read();
-    socket.resume();
-    pump(&event_loop, || record.has(&Event::End));
-    assert_eq!(record.take(), [Event::Open, Event::Data(b"in time".to_vec()), Event::End]);
-    assert!(!socket.is_closed());
-    assert_eq!(socket.write(b"answer"), 6);
-    assert_eq!(peer.read(&event_loop, 6), b"answer");
     Ok(())
 }
 

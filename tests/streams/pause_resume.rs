@@ -1,14 +1,15 @@
 //! Sockets that stop reading for a while.
 
-mod util;
-
-use std::net::Shutdown;
+use std::io::Write;
 use std::time::Duration;
 
 use usockets::{CloseReason, Timer, UsError};
-use util::{
-    Event, Record, accept_one, assert_same, drain, guard, new_loop, pattern, pump, recorded,
-    settle, test_clock_loop,
+
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    Event, Peer, accept_one, assert_same, drain, guard, hand_over, new_loop, pattern, pump,
+    recorded, settle, tcp_pair, test_clock_loop, unix_pair,
 };
 
 #[test]
@@ -48,14 +49,15 @@ fn pausing_inside_on_data_takes_effect_at_once() -> Result<(), UsError> {
             socket.pause();
         })
         .build(&event_loop, ())?;
-    let (socket, mut peer) = accept_one(&event_loop, &context, &record);
+    let (socket, peer) = accept_one(&event_loop, &context, &record);
     // More than one chunk.
     let data = pattern(1 << 20);
-    peer.stream().set_nonblocking(false).expect("a socket");
     let sender = {
-        let mut stream = peer.stream().try_clone().expect("a descriptor");
-        let data = data.clone();
-        std::thread::spawn(move || std::io::Write::write_all(&mut stream, &data).expect("room"))
+        let (mut peer, data) = (peer.into_blocking(), data.clone());
+        std::thread::spawn(move || {
+            peer.write_all(&data).expect("room");
+            peer
+        })
     };
     let mut chunks = 0;
     while record.data_length() < data.len() {
@@ -69,10 +71,9 @@ fn pausing_inside_on_data_takes_effect_at_once() -> Result<(), UsError> {
         socket.resume();
     }
     assert!(chunks > 1);
-    sender.join().expect("no panic");
+    let mut peer = sender.join().expect("no panic");
     assert_same(&record.data(), &data);
-    peer.stream().set_nonblocking(true).expect("a socket");
-    peer.write(&event_loop, b"!");
+    peer.write_all(b"!").expect("room");
     Ok(())
 }
 
@@ -85,7 +86,7 @@ fn the_end_waits_too_and_comes_once() -> Result<(), UsError> {
     let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     socket.pause();
     peer.write(&event_loop, b"bye");
-    peer.stream().shutdown(Shutdown::Write).expect("it is connected");
+    peer.end_output();
     settle(&event_loop);
     assert_eq!(record.take(), [Event::Open]);
     socket.resume();
@@ -107,12 +108,10 @@ fn a_hang_up_is_not_spun_upon_while_paused() -> Result<(), UsError> {
     let event_loop = new_loop();
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
-    let (ours, theirs) = util::unix_pair();
-    let socket = context.accept_fd(ours)?;
-    pump(&event_loop, || record.opened() == 1);
+    let (socket, mut peer) = hand_over(&event_loop, &context, unix_pair());
     socket.pause();
-    std::io::Write::write_all(&mut &theirs, b"remember me").expect("there is room");
-    drop(theirs);
+    peer.write_all(b"remember me").expect("there is room");
+    drop(peer);
     // The hang-up is reported for ever by level-triggered polling.
     settle(&event_loop);
     let before = event_loop.metrics().events;
@@ -141,24 +140,21 @@ fn pausing_again_in_the_middle_of_a_remembered_end() -> Result<(), UsError> {
             socket.pause();
         })
         .build(&event_loop, ())?;
-    let (ours, theirs) = util::unix_pair();
-    let socket = context.accept_fd(ours)?;
-    pump(&event_loop, || record.opened() == 1);
+    let (socket, mut peer) = hand_over(&event_loop, &context, unix_pair());
     socket.pause();
-    let data = pattern(190_000);
-    theirs.set_nonblocking(true).expect("a socket");
-    let sent = std::io::Write::write(&mut &theirs, &data).expect("there is room");
-    drop(theirs);
-    while record.data_length() < sent {
+    let data = pattern(100_000);
+    peer.write_all(&data).expect("there is room");
+    drop(peer);
+    while record.data_length() < data.len() {
         settle(&event_loop);
-        assert!(!socket.is_closed(), "after {} of {sent} bytes", record.data_length());
+        assert!(!socket.is_closed(), "after {} bytes", record.data_length());
         socket.resume();
         let before = record.data_length();
         pump(&event_loop, || record.data_length() > before);
     }
     socket.resume();
     pump(&event_loop, || record.ended());
-    assert_same(&record.data(), &data[..sent]);
+    assert_same(&record.data(), &data);
     assert_eq!(record.closed(), Some(CloseReason::HangUp));
     Ok(())
 }
@@ -216,10 +212,11 @@ fn a_socket_can_be_paused_before_it_opens() -> Result<(), UsError> {
     let event_loop = new_loop();
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
-    let (ours, theirs) = util::tcp_pair();
-    std::io::Write::write_all(&mut &theirs, b"early").expect("there is room");
+    let (ours, theirs) = tcp_pair();
     let socket = context.accept_fd(ours)?;
     socket.pause();
+    let mut peer = Peer::client_of(SSL, theirs);
+    peer.write(&event_loop, b"early");
     pump(&event_loop, || record.opened() == 1);
     settle(&event_loop);
     assert_eq!(record.take(), [Event::Open]);
@@ -253,12 +250,12 @@ fn a_hundred_sockets_pause_and_resume_side_by_side() -> Result<(), UsError> {
     let event_loop = new_loop();
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
-    let pairs: Vec<_> = (0..100).map(|_| accept_one(&event_loop, &context, &record)).collect();
-    for (index, (socket, peer)) in pairs.iter().enumerate() {
+    let mut pairs: Vec<_> = (0..100).map(|_| accept_one(&event_loop, &context, &record)).collect();
+    for (index, (socket, peer)) in pairs.iter_mut().enumerate() {
         if index % 2 == 0 {
             socket.pause();
         }
-        std::io::Write::write_all(&mut peer.stream(), b"x").expect("there is room");
+        peer.write_all(b"x").expect("there is room");
     }
     pump(&event_loop, || record.data_length() >= 50);
     settle(&event_loop);
