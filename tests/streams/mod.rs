@@ -3,6 +3,7 @@
 
 mod echo;
 mod half_close;
+mod lingering;
 mod output;
 mod pause_resume;
 

@@ -120,6 +120,10 @@ impl Drop for TlsPeer {
         if self.ends_in_order && self.ssl().is_init_finished() {
             // The other side may be gone already.
             let _sent = self.close_notify();
+            // A close_notify that nobody has read is data that nobody has read: the system would reset the
+            // connection, and discard what it has not sent yet.
+            let _set = self.tcp().set_nonblocking(true);
+            let _peeked = self.stream.ssl_peek(&mut [0]);
         }
     }
 }
