@@ -17,7 +17,7 @@ engine_not="descriptor_limit|close_on_exec"
 
 # Tests of the crate: a file in tests/, and what the names of its tests contain ("" for all).
 crate=(
-    "adopt:"
+    "over_tcp:streams::adopt"
     "contexts:"
     "drop_counts:"
     "stale_handles:"

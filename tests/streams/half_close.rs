@@ -6,11 +6,11 @@ use std::thread;
 
 use usockets::{CloseReason, Loop, SocketContext, UsError};
 
-use super::Record;
+use super::{Record, client_of};
 use crate::SSL;
 use crate::util::{
-    Drops, Event, Secured, accept_one, assert_same, client_of, drain, guard, listen, new_loop,
-    pattern, pump, recorded, settle,
+    Drops, Event, Secured, accept_one, assert_same, drain, guard, listen, new_loop, pattern, pump,
+    recorded, settle,
 };
 
 #[test]
@@ -53,7 +53,7 @@ fn without_a_callback_the_end_of_the_peer_closes() -> Result<(), UsError> {
         .on_close(move |(), _, _, reason| reasons.push(Event::Close(*reason)))
         .build(&event_loop, ())?;
     let listener = listen(&context);
-    let mut peer = client_of(&context, &listener);
+    let mut peer = client_of(&listener);
     peer.write(&event_loop, b"last words");
     peer.end_output();
     assert!(peer.read_to_end(&event_loop).is_empty());

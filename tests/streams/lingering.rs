@@ -9,12 +9,12 @@ use bytes::Bytes;
 use socket2::SockRef;
 use usockets::{CloseReason, Deadlines, Loop, Socket, SocketContext, UsError};
 
-use super::Record;
+use super::{Record, client_of};
 use crate::SSL;
 use crate::util::{
-    Descriptors, Event, Peer, Random, Secured, accept_one, alone, alone_for, assert_same,
-    client_of, drain, guard, hand_over, new_loop, own_address, pattern, pump, recorded, settle,
-    tcp_pair, test_clock_loop, unix_pair,
+    Descriptors, Event, Peer, Random, Secured, accept_one, alone, alone_for, assert_same, drain,
+    guard, hand_over, new_loop, own_address, pattern, pump, recorded, settle, tcp_pair,
+    test_clock_loop, unix_pair,
 };
 
 /// A context with the default deadlines, of which sockets linger.
@@ -192,7 +192,7 @@ fn the_end_of_the_peer_does_not_cut_the_answer() -> Result<(), UsError> {
         .on_data(|(), socket, (), data| socket.send(data).expect("there is room"))
         .build(&event_loop, ())?;
     let listener = context.listen(own_address())?;
-    let mut peer = client_of(&context, &listener);
+    let mut peer = client_of(&listener);
     let data = pattern(8 << 20);
     let mut sent = 0;
     // The answers wait for us: we read when all is sent and our end is told.

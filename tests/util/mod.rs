@@ -382,6 +382,6 @@ pub use bytes::{Random, assert_same, pattern};
 pub use child::{child_command, child_role, run_child};
 pub(crate) use limits::raise_descriptor_limit;
 pub(crate) use net::{Nobody, localhost_listener, own_address};
-pub use record::{Event, Record, accept_one, client_of, hand_over, listen, recorded};
+pub use record::{Event, Record, accept_one, hand_over, listen, recorded};
 #[cfg(usockets_tls)]
 pub(crate) use tls::{Authority, Issued};

@@ -112,7 +112,7 @@ where
     }
 
     pub(crate) fn peer(&self) -> Peer {
-        Peer::client_of(SSL, TcpStream::connect(self.address()).expect("it listens"))
+        Peer::connect_over(SSL, self.address())
     }
 
     /// Panics unless the loop still echoes.

@@ -34,6 +34,11 @@ impl Peer {
         Self { wire: Wire::Plain(stream) }
     }
 
+    /// A client, which speaks TLS if `ssl`. Its handshake is still to come.
+    pub(crate) fn connect_over(ssl: bool, address: SocketAddr) -> Self {
+        Self::client_of(ssl, TcpStream::connect(address).expect("it listens"))
+    }
+
     /// A client at the other end of a stream of any family, which speaks TLS if `ssl`.
     pub(crate) fn client_of(ssl: bool, stream: impl Into<OwnedFd>) -> Self {
         let stream = non_blocking(stream.into());

@@ -1,6 +1,5 @@
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
@@ -181,17 +180,6 @@ pub fn listen<const SSL: bool, T: 'static, S: 'static>(
     context.listen(own_address()).expect("a listener")
 }
 
-/// A client of the listener's, of the same kind as its context. Its handshake, if any, is still to come.
-#[track_caller]
-pub fn client_of<const SSL: bool, T: 'static, S: 'static>(
-    context: &SocketContext<SSL, T, S>,
-    listener: &ListenSocket,
-) -> Peer {
-    let _for_its_kind = context;
-    let address = listener.local_addr().expect("it is bound");
-    Peer::client_of(SSL, TcpStream::connect(address).expect("it listens"))
-}
-
 /// Accepts one connection into a context that writes into `record`, and completes its handshake, if any. The
 /// listener is closed again.
 #[track_caller]
@@ -205,7 +193,7 @@ where
 {
     let listener = listen(context);
     let before = record.opened();
-    let mut peer = client_of(context, &listener);
+    let mut peer = Peer::connect_over(SSL, listener.local_addr().expect("it is bound"));
     pump(event_loop, || record.opened() > before);
     let socket = record.socket();
     peer.begin(event_loop, || socket.is_ready());

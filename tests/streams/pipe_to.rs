@@ -1,7 +1,5 @@
 //! Sockets that are piped to others.
 
-mod util;
-
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,13 +9,16 @@ use usockets::{
     CloseReason, DeadlineKind, Deadlines, ListenSocket, Loop, PipeEnd, Socket, SocketContext,
     UsError,
 };
-use util::{
-    Descriptors, Echo, Event, Log, Peer, Record, accept_one, alone, assert_same, guard, new_loop,
-    own_address, panic_of, pattern, pump, recorded, unix_pair,
+
+use super::{Record, client_at};
+use crate::SSL;
+use crate::util::{
+    self, Descriptors, Echo, Event, Log, Secured, accept_one, alone, assert_same, guard, hand_over,
+    new_loop, own_address, panic_of, pattern, pump, recorded, unix_pair,
 };
 
 /// The client of a connection to the server behind a proxy.
-type Client = Option<Socket<false>>;
+type Client = Option<Socket<SSL>>;
 
 /// A proxy in front of a server; says why its connections closed.
 fn proxy(
@@ -26,7 +27,8 @@ fn proxy(
 ) -> Result<(ListenSocket, Log<CloseReason>), UsError> {
     let log = Log::new();
     let (of_servers, of_clients) = (log.clone(), log.clone());
-    let servers = SocketContext::<false, (), Client>::builder()
+    let servers = SocketContext::<SSL, (), Client>::builder()
+        .secured()
         .on_open(|(), server, client, _| {
             let client = client.take().expect("each has one");
             client.pipe_to(server).expect("both are open");
@@ -36,7 +38,8 @@ fn proxy(
         .on_data(|(), _, _, _| panic!("it goes to the client"))
         .on_close(move |(), _, _, reason| of_servers.push(*reason))
         .build(event_loop, ())?;
-    let clients = SocketContext::<false>::builder()
+    let clients = SocketContext::<SSL>::builder()
+        .secured()
         .on_open(move |(), client, (), _| {
             client.pause();
             let socket = servers.connect(server).expect("there is a server");
@@ -52,23 +55,22 @@ fn proxy(
 fn proxy_passes_everything_on_and_ends_in_order() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let echo = Echo::new(&event_loop);
+    let echo = Echo::<SSL>::over(&event_loop);
     let (listener, log) = proxy(&event_loop, echo.address())?;
-    let mut peer = Peer::connect(listener.local_addr()?);
+    let mut peer = client_at(listener.local_addr()?);
     let data = pattern(8 << 20);
     // More than fits anywhere goes out while it comes back.
-    let mut stream = peer.stream().try_clone().expect("a descriptor");
     let (mut sent, mut received) = (0, Vec::new());
     let mut buffer = vec![0; 1 << 16];
     pump(&event_loop, || {
-        sent += stream.write(&data[sent..]).unwrap_or(0);
-        if let Ok(length) = stream.read(&mut buffer) {
+        sent += Write::write(&mut peer, &data[sent..]).unwrap_or(0);
+        if let Ok(length) = Read::read(&mut peer, &mut buffer) {
             received.extend_from_slice(&buffer[..length]);
         }
         received.len() == data.len()
     });
     assert_same(&received, &data);
-    stream.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    peer.end_output();
     assert_eq!(peer.read_to_end(&event_loop), b"");
     pump(&event_loop, || log.len() == 2);
     assert_eq!(log.take(), [CloseReason::End; 2]);
@@ -82,19 +84,15 @@ fn reset_of_one_side_resets_the_other() -> Result<(), UsError> {
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
     let (source, mut source_peer) = accept_one(&event_loop, &context, &record);
-    let (target, target_peer) = accept_one(&event_loop, &context, &record);
+    let (target, mut target_peer) = accept_one(&event_loop, &context, &record);
     source.pipe_to(&target)?;
     source_peer.write(&event_loop, b"half");
     pump(&event_loop, || source.piped_bytes() == 4);
-    socket2::SockRef::from(source_peer.stream())
-        .set_linger(Some(std::time::Duration::ZERO))
-        .expect("a TCP socket");
-    drop(source_peer);
+    source_peer.reset();
     pump(&event_loop, || source.is_closed() && target.is_closed());
-    let mut stream = target_peer.into_stream();
     let mut buffer = [0; 16];
     let mut error = None;
-    pump(&event_loop, || match stream.read(&mut buffer) {
+    pump(&event_loop, || match Read::read(&mut target_peer, &mut buffer) {
         Ok(length) => length == 0,
         Err(failed) if failed.kind() == ErrorKind::WouldBlock => false,
         Err(failed) => {
@@ -113,20 +111,19 @@ fn sockets_of_different_kinds_are_piped_and_kept() -> Result<(), UsError> {
     let ends = Log::<(PipeEnd, u64)>::new();
     let (log, data_log) = (ends.clone(), Log::<Vec<u8>>::new());
     let after = data_log.clone();
-    let unix = SocketContext::<false, u8, String>::builder()
+    let unix = SocketContext::<SSL, u8, String>::builder()
+        .secured()
         .on_pipe_end(move |_, socket, _, end| log.push((end, socket.piped_bytes())))
         .on_data(move |_, _, _, data| after.push(data.to_vec()))
         .build(&event_loop, 0)?;
-    let (ours, theirs) = unix_pair();
-    let source = unix.accept_fd(ours)?;
+    let (source, mut peer) = hand_over(&event_loop, &unix, unix_pair());
     let record = Record::<()>::new();
     let tcp = recorded(&event_loop, &record);
     let (target, mut target_peer) = accept_one(&event_loop, &tcp, &record);
-    pump(&event_loop, || source.is_established());
     source.pipe_to_and_keep(&target)?;
     assert!(source.is_piped());
     assert!(!target.is_piped());
-    (&theirs).write_all(b"through").expect("there is room");
+    peer.write_all(b"through").expect("there is room");
     assert_eq!(target_peer.read(&event_loop, 7), b"through");
     // The target goes: data comes here again.
     target.reset();
@@ -134,13 +131,13 @@ fn sockets_of_different_kinds_are_piped_and_kept() -> Result<(), UsError> {
     pump(&event_loop, || !ends.is_empty());
     assert_eq!(ends.take(), [(PipeEnd::TargetClosed, 7)]);
     assert!(!source.is_piped());
-    (&theirs).write_all(b"back").expect("there is room");
+    peer.write_all(b"back").expect("there is room");
     pump(&event_loop, || !data_log.is_empty());
     assert_eq!(data_log.take(), [b"back"]);
     // The source ends: the target stays.
     let (target, mut target_peer) = accept_one(&event_loop, &tcp, &record);
     source.pipe_to_and_keep(&target)?;
-    theirs.shutdown(std::net::Shutdown::Write).expect("it is connected");
+    peer.end_output();
     pump(&event_loop, || !ends.is_empty());
     assert_eq!(ends.take(), [(PipeEnd::SourceEnded, 7)]);
     target.send(b"still here")?;
@@ -187,10 +184,11 @@ fn pipes_that_make_no_sense_are_refused() -> Result<(), UsError> {
 fn callback_of_the_end_may_do_anything_and_may_panic() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let target = Rc::new(RefCell::new(None::<Socket<false>>));
+    let target = Rc::new(RefCell::new(None::<Socket<SSL>>));
     let calls = Rc::new(Cell::new(0));
     let (next, count) = (Rc::clone(&target), Rc::clone(&calls));
-    let context = SocketContext::<false>::builder()
+    let context = SocketContext::<SSL>::builder()
+        .secured()
         .on_pipe_end(move |(), socket, (), end| {
             count.set(count.get() + 1);
             assert_eq!(end, PipeEnd::TargetClosed);
@@ -207,14 +205,12 @@ fn callback_of_the_end_may_do_anything_and_may_panic() -> Result<(), UsError> {
     let targets = recorded(&event_loop, &record);
     let (first, _peer_one) = accept_one(&event_loop, &targets, &record);
     let (second, mut peer) = accept_one(&event_loop, &targets, &record);
-    let (ours, theirs) = unix_pair();
-    let source = context.accept_fd(ours)?;
-    pump(&event_loop, || source.is_established());
+    let (source, mut source_peer) = hand_over(&event_loop, &context, unix_pair());
     target.replace(Some(second.clone()));
     source.pipe_to_and_keep(&first)?;
     first.close();
     pump(&event_loop, || calls.get() == 1);
-    (&theirs).write_all(b"to the second").expect("there is room");
+    source_peer.write_all(b"to the second").expect("there is room");
     assert_eq!(peer.read(&event_loop, 13), b"to the second");
     second.close();
     assert_eq!(panic_of(|| pump(&event_loop, || false)), "no more targets");
@@ -231,14 +227,13 @@ fn stalled_target_ends_both_by_its_deadline() -> Result<(), UsError> {
     let stall = std::time::Duration::from_secs(7);
     let context =
         record.builder().deadlines(Deadlines::none().write_stall(stall)).build(&event_loop, ())?;
-    let (source, source_peer) = accept_one(&event_loop, &context, &record);
+    let (source, mut source_peer) = accept_one(&event_loop, &context, &record);
     let (target, _target_peer) = accept_one(&event_loop, &context, &record);
     source.pipe_to(&target)?;
-    let mut stream = source_peer.into_stream();
     let chunk = vec![1; 1 << 16];
     let mut idle = 0;
     pump(&event_loop, || {
-        idle = if stream.write(&chunk).is_ok() { 0 } else { idle + 1 };
+        idle = if Write::write(&mut source_peer, &chunk).is_ok() { 0 } else { idle + 1 };
         idle > 100
     });
     // Some may still move on the way.
@@ -265,16 +260,16 @@ fn loop_that_is_dropped_gives_all_descriptors_back() -> Result<(), UsError> {
         let silent = TcpListener::bind(own_address()).expect("a port");
         let server = silent.local_addr().expect("it is bound");
         let (listener, _log) = proxy(&event_loop, server)?;
-        let mut streams = Vec::new();
+        let mut peers = Vec::new();
         for _ in 0..5 {
-            let mut stream = Peer::connect(listener.local_addr()?).into_stream();
+            let mut peer = client_at(listener.local_addr()?);
             let chunk = vec![1; 1 << 16];
             let mut idle = 0;
             pump(&event_loop, || {
-                idle = if stream.write(&chunk).is_ok() { 0 } else { idle + 1 };
+                idle = if Write::write(&mut peer, &chunk).is_ok() { 0 } else { idle + 1 };
                 idle > 10
             });
-            streams.push(stream);
+            peers.push(peer);
         }
         drop(event_loop);
     }

@@ -1,13 +1,16 @@
 //! Deadlines that end connections.
 
-mod util;
-
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use socket2::SockRef;
 use usockets::{CloseReason, DeadlineKind, Deadlines, Loop, Socket, SocketContext, UsError};
-use util::{Event, Record, accept_one, guard, pattern, pump, settle, test_clock_loop};
+
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    self, Event, Secured, accept_one, guard, pattern, pump, settle, test_clock_loop,
+};
 
 /// How much later than its time a deadline may be.
 const GRANULARITY: Duration = Duration::from_nanos(1 << 22);
@@ -16,7 +19,7 @@ fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-fn context(event_loop: &Loop, record: &Record<()>, deadlines: Deadlines) -> SocketContext<false> {
+fn context(event_loop: &Loop, record: &Record<()>, deadlines: Deadlines) -> SocketContext<SSL> {
     record.builder().deadlines(deadlines).build(event_loop, ()).expect("a context")
 }
 
@@ -33,7 +36,7 @@ fn ended_by(record: &Record<()>) -> Option<DeadlineKind> {
     }
 }
 
-fn clog(socket: &Socket<false>) {
+fn clog(socket: &Socket<SSL>) {
     let set = socket.with_fd(|fd| SockRef::from(&fd).set_send_buffer_size(16 * 1024));
     set.expect("the socket is open").expect("the size is legal");
     while socket.buffered() == 0 {
@@ -119,7 +122,7 @@ fn idle_begins_anew_with_every_transfer() -> Result<(), UsError> {
     let event_loop = test_clock_loop();
     let record = Record::<()>::new();
     let deadlines = Deadlines::none().idle(seconds(10));
-    let context = SocketContext::<false>::builder().deadlines(deadlines);
+    let context = SocketContext::<SSL>::builder().secured().deadlines(deadlines);
     let (opened, closed) = (record.clone(), record.clone());
     let context = context
         .on_open(move |(), socket, (), _| opened.add_socket(socket, Event::Open))
@@ -179,7 +182,7 @@ fn a_peer_that_does_not_read_is_given_up() -> Result<(), UsError> {
     let event_loop = test_clock_loop();
     let record = Record::new();
     let context = context(&event_loop, &record, Deadlines::none().write_stall(seconds(10)));
-    let (socket, peer) = accept_one(&event_loop, &context, &record);
+    let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     clog(&socket);
     settle(&event_loop);
     // As long as something moves, it lives.
@@ -191,7 +194,7 @@ fn a_peer_that_does_not_read_is_given_up() -> Result<(), UsError> {
         let before = before + (1 << 20);
         let mut buffer = vec![0; 1 << 16];
         pump(&event_loop, || {
-            let _read = std::io::Read::read(&mut peer.stream(), &mut buffer);
+            let _read = Read::read(&mut peer, &mut buffer);
             socket.buffered() < before
         });
     }
@@ -212,11 +215,11 @@ fn what_has_left_is_not_waited_for() -> Result<(), UsError> {
     let event_loop = test_clock_loop();
     let record = Record::new();
     let context = context(&event_loop, &record, Deadlines::none().write_stall(seconds(10)));
-    let (socket, peer) = accept_one(&event_loop, &context, &record);
+    let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     clog(&socket);
     let mut buffer = vec![0; 1 << 16];
     pump(&event_loop, || {
-        let _read = std::io::Read::read(&mut peer.stream(), &mut buffer);
+        let _read = Read::read(&mut peer, &mut buffer);
         socket.buffered() == 0
     });
     pass(&event_loop, seconds(3600));
@@ -262,7 +265,8 @@ fn adoption_begins_those_of_the_new_context() -> Result<(), UsError> {
 fn values_out_of_range_are_errors() -> Result<(), UsError> {
     let event_loop = test_clock_loop();
     let too_long = Deadlines::default().idle(seconds(51 * 86_400));
-    let built = SocketContext::<false>::builder().deadlines(too_long).build(&event_loop, ());
+    let built =
+        SocketContext::<SSL>::builder().secured().deadlines(too_long).build(&event_loop, ());
     assert!(matches!(built, Err(UsError::InvalidOption { option: "idle deadline", .. })));
     let record = Record::new();
     let context = context(&event_loop, &record, Deadlines::default());

@@ -1,13 +1,14 @@
 //! Several slices in one write.
 
-mod util;
-
 use std::io::IoSlice;
 use std::rc::Rc;
 
 use usockets::UsError;
-use util::{
-    Event, Random, Record, accept_one, assert_same, guard, new_loop, pattern, recorded, settle,
+
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    Event, Random, accept_one, assert_same, guard, new_loop, pattern, recorded, settle,
 };
 
 #[test]
@@ -76,7 +77,7 @@ fn short_counts_say_where_to_go_on() -> Result<(), UsError> {
     let record = Record::<(usize, usize)>::new();
     let mut random = Random::new(8);
     let (bytes, log) = (Rc::clone(&data), record.clone());
-    let mut flush = move |socket: &usockets::Socket<false, (usize, usize)>,
+    let mut flush = move |socket: &usockets::Socket<SSL, (usize, usize)>,
                           (sent, short): &mut (usize, usize)| {
         let taken = socket.write_vectored(&cut(&bytes[*sent..], &mut random));
         *sent += taken;

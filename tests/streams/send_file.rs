@@ -1,18 +1,18 @@
 //! Files that are sent.
 
-mod util;
-
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::ops::Bound;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use usockets::{CloseReason, Loop, SocketContext, UsError};
-use util::{
-    Descriptors, Event, Record, accept_one, alone, assert_same, drain, guard, new_loop,
+
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    Descriptors, Event, Secured, accept_one, alone, assert_same, drain, guard, hand_over, new_loop,
     own_address, pattern, pump, recorded, unix_pair,
 };
 
@@ -64,26 +64,13 @@ fn stretches_and_other_output_arrive_in_order() -> Result<(), UsError> {
 fn file_goes_through_a_unix_socket() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let context = SocketContext::<false>::builder().build(&event_loop, ())?;
-    let (ours, theirs) = unix_pair();
-    let socket = context.accept_fd(ours)?;
+    let context = SocketContext::<SSL>::builder().secured().build(&event_loop, ())?;
+    let (socket, mut peer) = hand_over(&event_loop, &context, unix_pair());
     let content = pattern(1 << 20);
-    pump(&event_loop, || socket.is_established());
     socket.send_file(file_of(&content), ..)?;
     socket.close();
-    assert_same(&read_all(&event_loop, theirs), &content);
+    assert_same(&peer.read_to_end(&event_loop), &content);
     Ok(())
-}
-
-fn read_all(event_loop: &Loop, mut stream: UnixStream) -> Vec<u8> {
-    stream.set_nonblocking(true).expect("a socket");
-    let mut received = Vec::new();
-    pump(event_loop, || match stream.read_to_end(&mut received) {
-        Ok(_) => true,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
-        Err(error) => panic!("{error}"),
-    });
-    received
 }
 
 #[test]
@@ -92,16 +79,15 @@ fn file_that_gets_shorter_ends_in_a_reset() -> Result<(), UsError> {
     let event_loop = new_loop();
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
-    let (socket, peer) = accept_one(&event_loop, &context, &record);
+    let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     let file = file_of(b"");
     file.set_len(1 << 30).expect("a sparse file");
     socket.send_file(file.try_clone().expect("a descriptor"), ..)?;
     assert!(socket.buffered() > 0);
     file.set_len(1 << 20).expect("our file");
-    let mut stream = peer.into_stream();
     let mut buffer = vec![0; 1 << 16];
     let mut received = 0_u64;
-    pump(&event_loop, || match stream.read(&mut buffer) {
+    pump(&event_loop, || match Read::read(&mut peer, &mut buffer) {
         Ok(0) => panic!("the stream must not look complete"),
         Ok(length) => {
             received += length as u64;
@@ -177,11 +163,12 @@ fn connection_that_is_being_made_sends_the_file_once_it_is_open() -> Result<(), 
     let event_loop = new_loop();
     let received = Rc::new(Cell::new(0));
     let count = Rc::clone(&received);
-    let server = SocketContext::<false>::builder()
+    let server = SocketContext::<SSL>::builder()
+        .secured()
         .on_data(move |_, _, _, data| count.set(count.get() + data.len()))
         .build(&event_loop, ())?;
     let listener = server.listen(own_address())?;
-    let client = SocketContext::<false>::builder().build(&event_loop, ())?;
+    let client = SocketContext::<SSL>::builder().secured().build(&event_loop, ())?;
     let socket = client.connect(listener.local_addr()?)?;
     socket.send_file(file_of(&pattern(100_000)), ..)?;
     assert_eq!(socket.buffered(), 100_000);

@@ -1,16 +1,18 @@
 //! Sockets that move to another context.
 
-mod util;
-
 use std::cell::{Cell, RefCell};
-use std::net::Shutdown;
+use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
 use usockets::{CloseReason, Loop, Socket, SocketContext, Timer, UsError};
-use util::{
-    Drops, Event, Peer, Random, Record, Token, accept_one, assert_nothing_live, assert_same, drain,
-    guard, listen, new_loop, panic_of, pattern, pump, recorded, settle, test_clock_loop,
+
+use super::{Record, client_of};
+use crate::SSL;
+use crate::util::{
+    self, Drops, Event, Random, Secured, Token, accept_one, assert_nothing_live, assert_same,
+    drain, guard, hand_over, listen, new_loop, panic_of, pattern, pump, recorded, settle,
+    test_clock_loop, unix_pair,
 };
 
 /// A state that counts its drops.
@@ -74,8 +76,8 @@ fn from_outside_a_callback() -> Result<(), UsError> {
 fn mover<S2: Default + 'static>(
     event_loop: &Loop,
     record: &Record<()>,
-    target: &SocketContext<false, (), S2>,
-) -> SocketContext<false> {
+    target: &SocketContext<SSL, (), S2>,
+) -> SocketContext<SSL> {
     let (log, target) = (record.clone(), target.clone());
     record
         .builder()
@@ -131,7 +133,7 @@ fn unread_bytes_are_kept_while_paused() -> Result<(), UsError> {
     peer.write(&event_loop, b"mine:theirs");
     pump(&event_loop, || new.opened() == 1);
     peer.write(&event_loop, b" and the rest");
-    peer.stream().shutdown(Shutdown::Write).expect("it is connected");
+    peer.end_output();
     settle(&event_loop);
     assert_eq!(new.take(), [Event::Adopt]);
     assert!(new.socket().is_paused());
@@ -156,10 +158,9 @@ fn unread_bytes_survive_a_peer_that_is_gone() -> Result<(), UsError> {
         })
         .build(&event_loop, ())?;
     let source = mover(&event_loop, &old, &target);
-    let (ours, theirs) = util::unix_pair();
-    source.accept_fd(ours)?;
-    std::io::Write::write_all(&mut &theirs, b"mine:theirs").expect("there is room");
-    drop(theirs);
+    let (_, mut peer) = hand_over(&event_loop, &source, unix_pair());
+    peer.write_all(b"mine:theirs").expect("there is room");
+    drop(peer);
     pump(&event_loop, || new.opened() == 1);
     settle(&event_loop);
     assert_eq!(new.take(), [Event::Adopt]);
@@ -429,7 +430,7 @@ fn from_every_callback() -> Result<(), UsError> {
         let target = recorded(&event_loop, &new);
         let adopt = {
             let target = target.clone();
-            Rc::new(move |socket: &Socket<false>, here: &str| {
+            Rc::new(move |socket: &Socket<SSL>, here: &str| {
                 if here == place {
                     socket.adopt(&target, 0, |()| 1).expect("it is open");
                 }
@@ -463,7 +464,7 @@ fn from_every_callback() -> Result<(), UsError> {
                     left -= peer.read(&event_loop, left.min(1 << 16)).len();
                 }
             }
-            "end" => peer.stream().shutdown(Shutdown::Write).expect("it is connected"),
+            "end" => peer.end_output(),
             "timeout" => {
                 socket.set_timeout(Duration::from_secs(1))?;
                 event_loop.advance_clock(Duration::from_secs(2))?;
@@ -504,7 +505,8 @@ fn from_on_adopt_to_the_next_context() -> Result<(), UsError> {
     let mut next = end;
     for _ in 0..10 {
         let goal = next;
-        next = SocketContext::<false, (), u32>::builder()
+        next = SocketContext::<SSL, (), u32>::builder()
+            .secured()
             .on_adopt(move |(), socket, _| {
                 socket.adopt(&goal, 0, |hops| *hops + 1).expect("it is open");
                 assert!(socket.is_closed());
@@ -639,12 +641,13 @@ fn a_stream_survives_many_moves_in_the_middle() -> Result<(), UsError> {
     let ended = Rc::new(Cell::new(false));
     let moves = Rc::new(Cell::new(0));
     let random = Rc::new(RefCell::new(Random::new(77)));
-    type Context = SocketContext<false, (), [u8; 3]>;
+    type Context = SocketContext<SSL, (), [u8; 3]>;
     let contexts = Rc::new(RefCell::new(Vec::<Context>::new()));
     for _ in 0..3 {
         let (received, ended, moves) = (Rc::clone(&received), Rc::clone(&ended), Rc::clone(&moves));
         let (random, goals) = (Rc::clone(&random), Rc::clone(&contexts));
         let context = Context::builder()
+            .secured()
             .on_data(move |(), socket, _, data| {
                 let mut random = random.borrow_mut();
                 if random.below(2) == 0 {
@@ -665,14 +668,10 @@ fn a_stream_survives_many_moves_in_the_middle() -> Result<(), UsError> {
         contexts.borrow_mut().push(context);
     }
     let listener = listen(&contexts.borrow()[0]);
-    let peer = Peer::connect(listener.local_addr()?);
+    let peer = client_of(&listener);
     let sender = {
         let data = data.clone();
-        std::thread::spawn(move || {
-            let mut stream = peer.into_stream();
-            stream.set_nonblocking(false).expect("a socket");
-            std::io::Write::write_all(&mut stream, &data).expect("somebody reads");
-        })
+        std::thread::spawn(move || peer.into_blocking().write_all(&data).expect("somebody reads"))
     };
     pump(&event_loop, || ended.get());
     sender.join().expect("no panic");

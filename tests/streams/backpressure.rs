@@ -1,16 +1,16 @@
 //! Writes that the system does not take at once.
 
-mod util;
-
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use socket2::SockRef;
 use usockets::{CloseReason, Loop, Socket, SocketContext, UsError};
-use util::{
-    Event, Peer, Record, accept_one, assert_same, drain, guard, new_loop, pattern, pump, recorded,
-    settle,
+
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    Event, Peer, accept_one, assert_same, drain, guard, new_loop, pattern, pump, recorded, settle,
 };
 
 /// Output that is on its way.
@@ -24,7 +24,7 @@ struct Output {
 }
 
 impl Output {
-    fn flush(&mut self, socket: &Socket<false, Self>) {
+    fn flush(&mut self, socket: &Socket<SSL, Self>) {
         let rest = &self.data[self.sent..];
         let taken = socket.write(rest);
         assert!(taken <= rest.len());
@@ -37,7 +37,7 @@ impl Output {
 }
 
 /// Has the system take little at once.
-fn keep_short<S: 'static>(socket: &Socket<false, S>) {
+fn keep_short<S: 'static>(socket: &Socket<SSL, S>) {
     let set = socket.with_fd(|fd| SockRef::from(&fd).set_send_buffer_size(128 * 1024));
     set.expect("the socket is open").expect("the size is legal");
 }
@@ -47,7 +47,7 @@ fn sender(
     event_loop: &Loop,
     data: &Rc<Vec<u8>>,
     record: &Record<Output>,
-) -> Result<SocketContext<false, (), Output>, UsError> {
+) -> Result<SocketContext<SSL, (), Output>, UsError> {
     let data = Rc::clone(data);
     let log = record.clone();
     record
@@ -109,7 +109,7 @@ fn nobody_is_told_of_room_who_did_not_lack_it() -> Result<(), UsError> {
 }
 
 /// Writes until the system takes no more, for the time being; returns how much it took.
-fn write_all<S: 'static>(socket: &Socket<false, S>) -> usize {
+fn write_all<S: 'static>(socket: &Socket<SSL, S>) -> usize {
     let block = pattern(1 << 20);
     let mut sent = 0;
     loop {
