@@ -15,13 +15,15 @@ engine=(adopt moving close freeing wakeup timer connect unix accepted release po
 # Not these: valgrind has descriptors of its own, which are counted too.
 engine_not="descriptor_limit|close_on_exec"
 
-# Tests of the crate: a file in tests/, and what the names of its tests contain ("" for all).
+# Tests of the crate: a program of tests/, and what the names of its tests contain ("" for all).
 crate=(
-    "over_tcp:streams::adopt"
-    "contexts:"
     "drop_counts:"
-    "stale_handles:"
+    "over_tcp:streams::adopt"
+    "over_tcp:streams::contexts"
+    "over_tcp:streams::drop_counts"
     "over_tcp:streams::echo"
+    "over_tcp:streams::stale_handles"
+    "stale_handles:"
     "timers:"
     "worker_pool:"
 )

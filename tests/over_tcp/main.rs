@@ -5,6 +5,7 @@ mod half_close;
 mod streams;
 #[path = "../util/mod.rs"]
 mod util;
+mod without_tls;
 
 /// Whether all contexts, and the peers of their sockets, speak TLS.
 const SSL: bool = false;

@@ -3,14 +3,20 @@
 
 mod adopt;
 mod backpressure;
+mod contexts;
 mod deadlines;
+mod drain;
+mod drop_counts;
 mod echo;
 mod half_close;
 mod lingering;
 mod output;
+mod panics;
 mod pause_resume;
 mod pipe_to;
 mod send_file;
+mod stale_handles;
+mod timeouts;
 mod vectored;
 
 use std::net::SocketAddr;

@@ -1,11 +1,8 @@
 //! Contexts and loops that come to their end in order.
 
-mod util;
-
 use std::cell::RefCell;
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,15 +10,18 @@ use usockets::{
     CloseReason, ContextBuilder, DeadlineKind, DrainReport, Loop, Socket, SocketContext, Timer,
     UsError,
 };
-use util::{
-    Drops, Log, Nobody, Peer, assert_nothing_live, drain, guard, new_loop, own_address, panic_of,
-    pump, settle, test_clock_loop, unix_pair,
+
+use super::client_of;
+use crate::SSL;
+use crate::util::{
+    Drops, Log, Nobody, Peer, Secured, assert_nothing_live, drain, guard, hand_over, new_loop,
+    own_address, panic_of, pump, settle, tcp_pair, test_clock_loop, unix_pair,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-type Plain = SocketContext<false>;
-type Handle = Socket<false, ()>;
+type Context = SocketContext<SSL>;
+type Handle = Socket<SSL, ()>;
 
 /// What a drain has reported, as a place for the report and what puts it there.
 type Report = Rc<RefCell<Option<DrainReport>>>;
@@ -42,9 +42,10 @@ fn assert_report(report: &Report, finished: u64, forced: u64) {
 }
 
 /// A context that writes down what happens in it.
-fn logging(log: &Log<String>) -> ContextBuilder<false> {
+fn logging(log: &Log<String>) -> ContextBuilder<SSL> {
     let (told, closed, failed) = (log.clone(), log.clone(), log.clone());
-    Plain::builder()
+    Context::builder()
+        .secured()
         .on_drain_requested(move |(), socket, ()| {
             assert!(socket.is_draining());
             told.push("told");
@@ -54,11 +55,8 @@ fn logging(log: &Log<String>) -> ContextBuilder<false> {
 }
 
 /// An open socket of the context, and its peer.
-fn open(event_loop: &Loop, context: &Plain) -> (Handle, UnixStream) {
-    let (ours, theirs) = unix_pair();
-    let socket = context.accept_fd(ours).expect("a socket");
-    pump(event_loop, || socket.is_established());
-    (socket, theirs)
+fn open(event_loop: &Loop, context: &Context) -> (Handle, Peer) {
+    hand_over(event_loop, context, unix_pair())
 }
 
 // -- Finishing --------------------------------------------------------------------------------
@@ -67,7 +65,8 @@ fn open(event_loop: &Loop, context: &Plain) -> (Handle, UnixStream) {
 fn peers_that_finish_are_counted_and_run_returns() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = new_loop();
-    let echo = Plain::builder()
+    let echo = Context::builder()
+        .secured()
         .on_data(|(), socket, (), data| {
             socket.send(data).expect("room");
             if socket.is_draining() {
@@ -76,8 +75,7 @@ fn peers_that_finish_are_counted_and_run_returns() -> Result<(), Box<dyn Error>>
         })
         .build(&event_loop, ())?;
     let listener = echo.listen(own_address())?;
-    let address = listener.local_addr()?;
-    let mut peers: Vec<Peer> = (0..10).map(|_| Peer::connect(address)).collect();
+    let mut peers: Vec<Peer> = (0..10).map(|_| client_of(&listener)).collect();
     pump(&event_loop, || event_loop.metrics().live_sockets == 10);
 
     let (report, put) = report();
@@ -104,7 +102,7 @@ fn everybody_is_told_once_whenever_it_opens() -> Result<(), Box<dyn Error>> {
     let event_loop = new_loop();
     let log = Log::new();
     let context = logging(&log).build(&event_loop, ())?;
-    let other = Plain::builder().build(&event_loop, ())?;
+    let other = Context::builder().secured().build(&event_loop, ())?;
     let listener = other.listen(own_address())?;
     let (first, _peer) = open(&event_loop, &context);
     assert!(!first.is_draining());
@@ -135,7 +133,7 @@ fn everybody_is_told_once_whenever_it_opens() -> Result<(), Box<dyn Error>> {
 fn context_without_sockets_reports_in_the_next_turn() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = new_loop();
-    let context = Plain::builder().build(&event_loop, ())?;
+    let context = Context::builder().secured().build(&event_loop, ())?;
     let (first, put) = report();
     context.drain(1000 * SECOND, put)?;
     assert!(event_loop.is_alive() && first.borrow().is_none());
@@ -180,9 +178,11 @@ fn stuck_peers_end_at_the_deadline_and_not_before() -> Result<(), Box<dyn Error>
     let event_loop = test_clock_loop();
     let log = Log::new();
     let context = logging(&log).build(&event_loop, ())?;
-    let peers: Vec<_> = (0..20).map(|_| open(&event_loop, &context)).collect();
+    // Over TCP, where the end of one that is forced is no end in order.
+    let peers = (0..20).map(|_| hand_over(&event_loop, &context, tcp_pair()));
+    let peers: Vec<_> = peers.collect();
     // One of them sends more than its peer takes.
-    peers[0].0.send(&vec![7; 4 << 20])?;
+    peers[0].0.send(&vec![7; 32 << 20])?;
     assert!(peers[0].0.buffered() > 0);
 
     let (report, put) = report();
@@ -203,7 +203,7 @@ fn stuck_peers_end_at_the_deadline_and_not_before() -> Result<(), Box<dyn Error>
     assert_eq!(event_loop.metrics().deadlines_missed, 19);
     for (socket, mut peer) in peers.into_iter().skip(1) {
         assert!(socket.is_closed() && !socket.is_draining());
-        assert_eq!(peer.read(&mut [0; 16])?, 0);
+        assert_eq!(peer.read_to_end(&event_loop), b"");
     }
     Ok(())
 }
@@ -214,7 +214,8 @@ fn connections_that_are_not_made_by_the_deadline_time_out() -> Result<(), Box<dy
     let event_loop = test_clock_loop();
     let errors = Log::<ErrorKind>::new();
     let failed = errors.clone();
-    let context = Plain::builder()
+    let context = Context::builder()
+        .secured()
         .on_connect_error(move |(), _, (), error| {
             let UsError::Io { source, .. } = error else { panic!("{error}") };
             failed.push(source.kind());
@@ -239,13 +240,12 @@ fn connections_that_are_not_made_by_the_deadline_time_out() -> Result<(), Box<dy
 fn lingering_output_is_waited_for_and_cut_at_the_deadline() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = test_clock_loop();
-    let context = Plain::builder().build(&event_loop, ())?;
-    let pairs: Vec<_> = (0..2)
+    let context = Context::builder().secured().build(&event_loop, ())?;
+    let mut peers: Vec<_> = (0..2)
         .map(|_| {
             let (socket, peer) = open(&event_loop, &context);
             socket.send(&vec![7; 4 << 20]).expect("room");
             socket.close();
-            peer.set_nonblocking(true).expect("a socket");
             peer
         })
         .collect();
@@ -258,7 +258,7 @@ fn lingering_output_is_waited_for_and_cut_at_the_deadline() -> Result<(), Box<dy
     // One of them reads on, and gets everything.
     let mut received = 0;
     let mut buffer = vec![0; 1 << 16];
-    pump(&event_loop, || match (&pairs[0]).read(&mut buffer) {
+    pump(&event_loop, || match Read::read(&mut peers[0], &mut buffer) {
         Ok(0) => true,
         Ok(count) => {
             received += count;
@@ -270,7 +270,7 @@ fn lingering_output_is_waited_for_and_cut_at_the_deadline() -> Result<(), Box<dy
         }
     });
     assert_eq!(received, 4 << 20);
-    pairs[0].shutdown(std::net::Shutdown::Both)?;
+    drop(peers.remove(0));
     pump(&event_loop, || event_loop.metrics().live_sockets == 1);
     assert!(report.borrow().is_none());
     event_loop.advance_clock(5 * SECOND)?;
@@ -305,7 +305,7 @@ fn second_drain_can_only_hurry_the_first() -> Result<(), Box<dyn Error>> {
 fn too_long_is_an_error() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = new_loop();
-    let context = Plain::builder().build(&event_loop, ())?;
+    let context = Context::builder().secured().build(&event_loop, ())?;
     let listener = context.listen(own_address())?;
     let too_long = 50 * 86_400 * SECOND + Duration::from_nanos(1);
     for time in [too_long, Duration::MAX] {
@@ -370,7 +370,8 @@ fn drains_inside_callbacks() -> Result<(), Box<dyn Error>> {
     let event_loop = new_loop();
     let log = Log::<String>::new();
     let (told, closed) = (log.clone(), log.clone());
-    let context = Plain::builder()
+    let context = Context::builder()
+        .secured()
         .on_drain_requested(move |(), socket, ()| {
             let log = told.clone();
             let context = socket.context::<()>().expect("its context");
@@ -404,7 +405,8 @@ fn panics_leave_the_rest_for_the_next_run() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = new_loop();
     let mut calls = 0;
-    let context = Plain::builder()
+    let context = Context::builder()
+        .secured()
         .on_drain_requested(move |(), socket, ()| {
             socket.close();
             calls += 1;
@@ -434,7 +436,8 @@ fn loop_that_is_dropped_drops_what_waits_for_its_drain() -> Result<(), Box<dyn E
     let _guard = guard();
     let drops = Drops::new();
     let event_loop = new_loop();
-    let context = Plain::builder()
+    let context = Context::builder()
+        .secured()
         .on_close(|(), socket, (), _| {
             let context = socket.context::<()>().expect("its context");
             let error = context.drain(SECOND, |_| unreachable!()).expect_err("the loop closes");
@@ -457,7 +460,7 @@ fn loop_that_is_dropped_drops_what_waits_for_its_drain() -> Result<(), Box<dyn E
 }
 
 /// Drains a context when it is dropped.
-struct DrainWhenDropped(Option<Plain>, Log<&'static str>);
+struct DrainWhenDropped(Option<Context>, Log<&'static str>);
 
 impl Drop for DrainWhenDropped {
     fn drop(&mut self) {
@@ -473,16 +476,18 @@ fn drains_inside_destructors() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let log = Log::new();
     let event_loop = new_loop();
-    let context = Plain::builder().build(&event_loop, ())?;
+    let context = Context::builder().secured().build(&event_loop, ())?;
     let (inner, outer) = (context.clone(), log.clone());
     context.drain(SECOND, move |_| drop(DrainWhenDropped(Some(inner), outer)))?;
     let state = DrainWhenDropped(Some(context.clone()), log.clone());
-    let owner = SocketContext::<false, DrainWhenDropped>::builder().build(&event_loop, state)?;
+    let owner =
+        SocketContext::<SSL, DrainWhenDropped>::builder().secured().build(&event_loop, state)?;
     drop(owner);
     drain(&event_loop);
     assert_eq!(log.take(), ["begun", "begun", "drained", "drained"]);
     let state = DrainWhenDropped(Some(context.clone()), log.clone());
-    let _owner = SocketContext::<false, DrainWhenDropped>::builder().build(&event_loop, state)?;
+    let _owner =
+        SocketContext::<SSL, DrainWhenDropped>::builder().secured().build(&event_loop, state)?;
     context.drain(SECOND, {
         let log = log.clone();
         move |_| log.push("never")
@@ -497,16 +502,15 @@ fn last_handle_may_go_while_it_drains() -> Result<(), Box<dyn Error>> {
     let _guard = guard();
     let event_loop = new_loop();
     let drops = Drops::new();
-    let context = SocketContext::<false, _>::builder().build(&event_loop, drops.token())?;
-    let (ours, mut theirs) = unix_pair();
-    context.accept_fd(ours)?;
+    let context = SocketContext::<SSL, _>::builder().secured().build(&event_loop, drops.token())?;
+    let (_, mut peer) = hand_over(&event_loop, &context, unix_pair());
     let (report, put) = report();
     context.drain(1000 * SECOND, put)?;
     drop(context);
     settle(&event_loop);
     assert_eq!(drops.live(), 1);
-    theirs.write_all(b"bye")?;
-    drop(theirs);
+    peer.write_all(b"bye")?;
+    drop(peer);
     drain(&event_loop);
     assert_report(&report, 1, 0);
     drops.assert_all_dropped();

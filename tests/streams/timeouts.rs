@@ -1,14 +1,15 @@
 //! Timeouts of sockets, on a clock that the test moves.
 
-mod util;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use usockets::{CloseReason, Loop, UsError};
-use util::{
-    Event, Random, Record, accept_one, guard, new_loop, pump, recorded, settle, test_clock_loop,
+
+use super::Record;
+use crate::SSL;
+use crate::util::{
+    Event, Random, accept_one, guard, new_loop, pump, recorded, settle, tcp_pair, test_clock_loop,
 };
 
 /// How late a timeout may be.
@@ -233,7 +234,7 @@ fn one_socket_closes_another_whose_time_has_come() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = test_clock_loop();
     let record = Record::<()>::new();
-    let sockets = Rc::new(RefCell::new(Vec::<usockets::Socket<false>>::new()));
+    let sockets = Rc::new(RefCell::new(Vec::<usockets::Socket<SSL>>::new()));
     let (log, all) = (record.clone(), Rc::clone(&sockets));
     let context = record
         .builder()
@@ -312,7 +313,7 @@ fn a_timeout_can_be_set_before_the_socket_opens() -> Result<(), UsError> {
     let event_loop = test_clock_loop();
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
-    let (ours, _theirs) = util::tcp_pair();
+    let (ours, _theirs) = tcp_pair();
     let socket = context.accept_fd(ours)?;
     socket.set_timeout(Duration::from_secs(1))?;
     pump(&event_loop, || record.opened() == 1);

@@ -1,43 +1,24 @@
 //! Contexts: their state, their life, and closing all that belongs to them.
 
-mod util;
-
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use usockets::{CloseReason, Loop, SocketContext, UsError};
-use util::{
-    Drops, Event, Peer, Record, accept_one, assert_nothing_live, drain, guard, listen, new_loop,
+
+use super::{Record, client_of};
+use crate::SSL;
+use crate::util::{
+    self, Drops, Event, Secured, accept_one, assert_nothing_live, drain, guard, listen, new_loop,
     pump, recorded, settle,
 };
-
-#[test]
-fn tls_is_an_error_in_a_build_without_it() -> Result<(), UsError> {
-    let _guard = guard();
-    let event_loop = new_loop();
-    let drops = Drops::new();
-    let (state, captured) = (drops.token(), drops.token());
-    let built = SocketContext::<true, _, ()>::builder()
-        .on_data(move |_, _, _, _| captured.hold())
-        .build(&event_loop, state);
-    if cfg!(usockets_tls) {
-        println!("skipped: this build has TLS");
-        return Ok(());
-    }
-    let error = built.expect_err("never a plain socket");
-    assert!(matches!(error, UsError::TlsUnavailable), "{error}");
-    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
-    drops.assert_all_dropped();
-    assert_nothing_live(&event_loop);
-    Ok(())
-}
 
 #[test]
 fn the_state_is_lent_to_callbacks_and_closures() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let context = SocketContext::<false, Vec<&str>>::builder()
+    let context = SocketContext::<SSL, Vec<&str>>::builder()
+        .secured()
         .on_open(|log, socket, _, _| {
             let context = socket.context::<Vec<&str>>().expect("it is still there");
             assert!(matches!(context.with_state(|_| ()), Err(UsError::StateInUse)));
@@ -50,7 +31,7 @@ fn the_state_is_lent_to_callbacks_and_closures() -> Result<(), UsError> {
         assert!(matches!(context.with_state(|_| ()), Err(UsError::StateInUse)));
     })?;
     let listener = listen(&context);
-    let peer = Peer::connect(listener.local_addr()?);
+    let peer = client_of(&listener);
     pump(&event_loop, || context.with_state(|log| log.len() == 3).expect("not lent"));
     drop(peer);
     pump(&event_loop, || context.with_state(|log| log.len() == 4).expect("not lent"));
@@ -62,8 +43,8 @@ fn the_state_is_lent_to_callbacks_and_closures() -> Result<(), UsError> {
 fn handles_of_one_context_are_equal() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let one = SocketContext::<false>::builder().build(&event_loop, ())?;
-    let other = SocketContext::<false>::builder().build(&event_loop, ())?;
+    let one = SocketContext::<SSL>::builder().secured().build(&event_loop, ())?;
+    let other = SocketContext::<SSL>::builder().secured().build(&event_loop, ())?;
     let clone = one.clone();
     assert_eq!(one, clone);
     assert_ne!(one, other);
@@ -84,7 +65,8 @@ fn a_context_lives_as_long_as_anything_of_it() -> Result<(), UsError> {
     let captured = closures.token();
     let opened = Rc::new(Cell::new(false));
     let open = Rc::clone(&opened);
-    let context = SocketContext::<false, util::Token>::builder()
+    let context = SocketContext::<SSL, util::Token>::builder()
+        .secured()
         .on_open(move |state, _, _, _| {
             state.hold();
             captured.hold();
@@ -98,7 +80,7 @@ fn a_context_lives_as_long_as_anything_of_it() -> Result<(), UsError> {
     settle(&event_loop);
     assert_eq!(states.live(), 1, "its listener is left");
 
-    let peer = Peer::connect(listener.local_addr()?);
+    let peer = client_of(&listener);
     pump(&event_loop, || opened.get());
     drop(listener);
     settle(&event_loop);
@@ -118,7 +100,7 @@ fn a_context_without_anything_goes_at_once() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let drops = Drops::new();
-    let context = SocketContext::<false, _>::builder().build(&event_loop, drops.token())?;
+    let context = SocketContext::<SSL, _>::builder().secured().build(&event_loop, drops.token())?;
     drop(context);
     drops.assert_all_dropped();
     event_loop.run()?;
@@ -230,11 +212,11 @@ fn a_later_callback_replaces_an_earlier_one() -> Result<(), UsError> {
 fn without_callbacks_bytes_are_discarded_and_the_end_closes() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let context = SocketContext::<false>::builder().build(&event_loop, ())?;
+    let context = SocketContext::<SSL>::builder().secured().build(&event_loop, ())?;
     let listener = listen(&context);
-    let mut peer = Peer::connect(listener.local_addr()?);
+    let mut peer = client_of(&listener);
     peer.write(&event_loop, &[7; 1 << 20]);
-    peer.stream().shutdown(std::net::Shutdown::Write).expect("it is connected");
+    peer.end_output();
     assert!(peer.read_to_end(&event_loop).is_empty());
     drop(listener);
     drain(&event_loop);
@@ -281,7 +263,8 @@ fn many_contexts_share_a_loop() -> Result<(), UsError> {
     let event_loop = new_loop();
     let contexts: Vec<_> = (0..200)
         .map(|number: u32| {
-            SocketContext::<false, u32>::builder()
+            SocketContext::<SSL, u32>::builder()
+                .secured()
                 .on_open(|number, socket, _, _| {
                     assert_eq!(socket.write(&number.to_le_bytes()), 4);
                 })
@@ -291,7 +274,7 @@ fn many_contexts_share_a_loop() -> Result<(), UsError> {
         .collect();
     let listeners: Vec<_> = contexts.iter().map(listen).collect();
     for (number, listener) in (0_u32..).zip(&listeners) {
-        let mut peer = Peer::connect(listener.local_addr()?);
+        let mut peer = client_of(listener);
         assert_eq!(peer.read(&event_loop, 4), number.to_le_bytes());
     }
     drop((contexts, listeners));
@@ -306,10 +289,11 @@ fn nothing_is_made_on_a_loop_that_is_gone() -> Result<(), UsError> {
     let event_loop: Loop = Loop::new()?;
     let loop_ref = event_loop.clone();
     let drops = Drops::new();
-    let context = SocketContext::<false, _>::builder().build(&event_loop, drops.token())?;
+    let context = SocketContext::<SSL, _>::builder().secured().build(&event_loop, drops.token())?;
     drop(event_loop);
     drops.assert_all_dropped();
-    let error = SocketContext::<false>::builder().build(&loop_ref, ()).expect_err("it is gone");
+    let error =
+        SocketContext::<SSL>::builder().secured().build(&loop_ref, ()).expect_err("it is gone");
     assert!(matches!(error, UsError::LoopClosed), "{error}");
     assert!(matches!(context.listen("127.0.0.1:0"), Err(UsError::LoopClosed)));
     assert!(matches!(context.listen_unix("\0unused"), Err(UsError::LoopClosed)));
