@@ -2,19 +2,13 @@
 
 mod util;
 
-use std::cell::Cell;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use usockets::{CloseReason, SocketContext, UsError};
 use util::{
-    Drops, Echo, Token, alone, assert_nothing_live, drain, guard, listen, new_loop, pump,
+    Drops, Echo, Token, alone, assert_nothing_live, drain, guard, new_loop, pump,
     raise_descriptor_limit, settle, test_clock_loop, unix_pair,
 };
 
@@ -23,43 +17,6 @@ const MANY: usize = 5000;
 
 /// Descriptors that a process needs besides.
 const OTHER_DESCRIPTORS: usize = 200;
-
-#[test]
-fn a_flood_does_not_drown_the_others() -> Result<(), UsError> {
-    let _guard = guard();
-    let event_loop = new_loop();
-    let echo = Echo::new(&event_loop);
-    let received = Rc::new(Cell::new(0_u64));
-    let count = Rc::clone(&received);
-    let sink = SocketContext::<false>::builder()
-        .on_data(move |(), _, (), data| count.set(count.get() + data.len() as u64))
-        .build(&event_loop, ())?;
-    let listener = listen(&sink);
-    let address = listener.local_addr()?;
-    let going = Arc::new(AtomicBool::new(true));
-    let flooding = Arc::clone(&going);
-    let flood = thread::spawn(move || {
-        let mut stream = TcpStream::connect(address).expect("it listens");
-        let block = vec![0x55; 1 << 20];
-        while flooding.load(Ordering::Relaxed) {
-            stream.write_all(&block).expect("somebody reads");
-        }
-        stream.shutdown(Shutdown::Write).expect("it is connected");
-        // Until the other side has read it all.
-        let _end = stream.read(&mut [0]);
-    });
-    pump(&event_loop, || received.get() > 1 << 20);
-    let before = received.get();
-    for _ in 0..20 {
-        echo.assert_echoes(&event_loop);
-    }
-    pump(&event_loop, || received.get() > before);
-    going.store(false, Ordering::Relaxed);
-    drop(listener);
-    pump(&event_loop, || event_loop.metrics().live_listeners == 1 && flood.is_finished());
-    flood.join().expect("no panic");
-    Ok(())
-}
 
 /// [`MANY`], or as many pairs as the system allows descriptors for.
 fn many() -> usize {

@@ -8,6 +8,7 @@ mod deadlines;
 mod drain;
 mod drop_counts;
 mod echo;
+mod fairness;
 mod half_close;
 mod lingering;
 mod output;
