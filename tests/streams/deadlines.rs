@@ -9,7 +9,7 @@ use usockets::{CloseReason, DeadlineKind, Deadlines, Loop, Socket, SocketContext
 use super::Record;
 use crate::SSL;
 use crate::util::{
-    self, Event, Secured, accept_one, guard, pattern, pump, settle, test_clock_loop,
+    self, Event, Ready, Secured, accept_one, guard, pattern, pump, settle, test_clock_loop,
 };
 
 /// How much later than its time a deadline may be.
@@ -87,7 +87,7 @@ fn connections_of_our_own_owe_no_first_byte() -> Result<(), UsError> {
     let listener = util::listen(&server);
     let client = context(&event_loop, &record, Deadlines::default().first_byte(seconds(5)));
     client.connect(listener.local_addr()?)?;
-    pump(&event_loop, || record.opened() == 1);
+    pump(&event_loop, || record.opened() == 1 && record.socket().is_ready());
     pass(&event_loop, seconds(3600));
     assert_eq!(record.closed(), None);
     Ok(())

@@ -6,11 +6,11 @@ use std::thread;
 
 use usockets::{CloseReason, Loop, SocketContext, UsError};
 
-use super::{Record, client_of};
+use super::{Record, assert_carried, client_of};
 use crate::SSL;
 use crate::util::{
-    Drops, Event, Secured, accept_one, assert_same, drain, guard, listen, new_loop, pattern, pump,
-    recorded, settle,
+    Drops, Event, Ready, Secured, accept_one, assert_same, drain, guard, listen, new_loop, pattern,
+    pump, recorded, settle,
 };
 
 #[test]
@@ -191,6 +191,7 @@ fn both_sides_end_at_once() -> Result<(), UsError> {
     let listener = listen(&recorded(&event_loop, &server));
     let socket = recorded(&event_loop, &client).connect(listener.local_addr()?)?;
     pump(&event_loop, || server.opened() == 1 && client.opened() == 1);
+    pump(&event_loop, || server.socket().is_ready() && socket.is_ready());
     drop(listener);
     assert_eq!(socket.write(b"one"), 3);
     assert_eq!(server.socket().write(b"other"), 5);
@@ -231,7 +232,7 @@ fn sixteen_megabytes_come_before_the_end() -> Result<(), UsError> {
     assert_eq!(events.len(), 3, "open, data, end");
     let Event::Data(received) = &events[1] else { panic!("no data") };
     assert_same(received, &data);
-    assert_eq!(event_loop.metrics().bytes_received, data.len() as u64);
+    assert_carried(event_loop.metrics().bytes_received, data.len());
     Ok(())
 }
 

@@ -409,7 +409,8 @@ fn a_buffer_may_use_the_loop_when_it_is_dropped() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let record = Record::<()>::new();
-    let context = recorded(&event_loop, &record);
+    // With a drain deadline: what is closed may have something to send.
+    let context = record.builder().build(&event_loop, ())?;
     let (socket, mut peer) = accept_one(&event_loop, &context, &record);
     let expected = clog(&socket);
     let other = socket.clone();
@@ -421,6 +422,7 @@ fn a_buffer_may_use_the_loop_when_it_is_dropped() -> Result<(), UsError> {
     let received = peer.read_to_end(&event_loop);
     assert_eq!(received.len(), expected.len() + 100_000 + 13);
     assert!(received.ends_with(b" and the rest"));
+    drop(peer);
     drain(&event_loop);
     Ok(())
 }

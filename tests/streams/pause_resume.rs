@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use usockets::{CloseReason, Timer, UsError};
 
-use super::Record;
+use super::{GONE, Record};
 use crate::SSL;
 use crate::util::{
     Event, Peer, accept_one, assert_same, drain, guard, hand_over, new_loop, pattern, pump,
@@ -122,7 +122,7 @@ fn a_hang_up_is_not_spun_upon_while_paused() -> Result<(), UsError> {
     pump(&event_loop, || record.ended());
     assert_eq!(
         record.take(),
-        [Event::Open, Event::Data(b"remember me".to_vec()), Event::Close(CloseReason::HangUp)]
+        [Event::Open, Event::Data(b"remember me".to_vec()), Event::Close(GONE)]
     );
     Ok(())
 }
@@ -155,7 +155,7 @@ fn pausing_again_in_the_middle_of_a_remembered_end() -> Result<(), UsError> {
     socket.resume();
     pump(&event_loop, || record.ended());
     assert_same(&record.data(), &data);
-    assert_eq!(record.closed(), Some(CloseReason::HangUp));
+    assert_eq!(record.closed(), Some(GONE));
     Ok(())
 }
 

@@ -13,8 +13,8 @@ use usockets::{
 use super::{Record, client_at};
 use crate::SSL;
 use crate::util::{
-    self, Descriptors, Echo, Event, Log, Secured, accept_one, alone, assert_same, guard, hand_over,
-    new_loop, own_address, panic_of, pattern, pump, recorded, unix_pair,
+    self, Descriptors, Echo, Event, Log, Peer, Secured, accept_one, alone, assert_same, guard,
+    hand_over, new_loop, own_address, panic_of, pattern, pump, recorded, unix_pair,
 };
 
 /// The client of a connection to the server behind a proxy.
@@ -219,6 +219,19 @@ fn callback_of_the_end_may_do_anything_and_may_panic() -> Result<(), UsError> {
     Ok(())
 }
 
+/// Writes until there has been no room for a while.
+fn fill(event_loop: &Loop, peer: &mut Peer) {
+    let chunk = vec![1; 1 << 16];
+    let mut idle = 0;
+    pump(event_loop, || {
+        idle += 1;
+        while Write::write(peer, &chunk).is_ok() {
+            idle = 0;
+        }
+        idle > 20
+    });
+}
+
 #[test]
 fn stalled_target_ends_both_by_its_deadline() -> Result<(), UsError> {
     let _guard = guard();
@@ -230,12 +243,7 @@ fn stalled_target_ends_both_by_its_deadline() -> Result<(), UsError> {
     let (source, mut source_peer) = accept_one(&event_loop, &context, &record);
     let (target, _target_peer) = accept_one(&event_loop, &context, &record);
     source.pipe_to(&target)?;
-    let chunk = vec![1; 1 << 16];
-    let mut idle = 0;
-    pump(&event_loop, || {
-        idle = if Write::write(&mut source_peer, &chunk).is_ok() { 0 } else { idle + 1 };
-        idle > 100
-    });
+    fill(&event_loop, &mut source_peer);
     // Some may still move on the way.
     pump(&event_loop, || {
         event_loop.advance_clock(stall * 2).expect("a test clock");
@@ -263,12 +271,7 @@ fn loop_that_is_dropped_gives_all_descriptors_back() -> Result<(), UsError> {
         let mut peers = Vec::new();
         for _ in 0..5 {
             let mut peer = client_at(listener.local_addr()?);
-            let chunk = vec![1; 1 << 16];
-            let mut idle = 0;
-            pump(&event_loop, || {
-                idle = if Write::write(&mut peer, &chunk).is_ok() { 0 } else { idle + 1 };
-                idle > 10
-            });
+            fill(&event_loop, &mut peer);
             peers.push(peer);
         }
         drop(event_loop);

@@ -18,10 +18,11 @@ fn slices_arrive_in_order() -> Result<(), UsError> {
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
     let (socket, mut peer) = accept_one(&event_loop, &context, &record);
+    let before = event_loop.metrics().sends;
     let slices = ["one ", "", "two ", "three"].map(|text| IoSlice::new(text.as_bytes()));
     assert_eq!(socket.write_vectored(&slices), 13);
     assert_eq!(peer.read(&event_loop, 13), b"one two three");
-    assert_eq!(event_loop.metrics().sends, 1, "one call of the system");
+    assert_eq!(event_loop.metrics().sends - before, 1, "one call of the system");
     Ok(())
 }
 
@@ -32,12 +33,13 @@ fn nothing_is_all_of_nothing() -> Result<(), UsError> {
     let record = Record::<()>::new();
     let context = recorded(&event_loop, &record);
     let (socket, _peer) = accept_one(&event_loop, &context, &record);
+    let before = event_loop.metrics().sends;
     assert_eq!(socket.write_vectored(&[]), 0);
     assert_eq!(socket.write_vectored(&[IoSlice::new(b""), IoSlice::new(b"")]), 0);
     assert!(!socket.is_write_pending());
     settle(&event_loop);
     assert_eq!(record.take(), [Event::Open]);
-    assert_eq!(event_loop.metrics().sends, 0);
+    assert_eq!(event_loop.metrics().sends, before);
     Ok(())
 }
 
@@ -61,7 +63,7 @@ fn cut<'a>(data: &'a [u8], random: &mut Random) -> Vec<IoSlice<'a>> {
     let mut rest = data;
     let mut slices = Vec::new();
     while !rest.is_empty() {
-        let length = random.below(rest.len().min(60_000) + 1);
+        let length = random.below(rest.len().min(100_000) + 1);
         let (slice, others) = rest.split_at(length);
         slices.push(IoSlice::new(slice));
         rest = others;
@@ -73,7 +75,8 @@ fn cut<'a>(data: &'a [u8], random: &mut Random) -> Vec<IoSlice<'a>> {
 fn short_counts_say_where_to_go_on() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
-    let data = Rc::new(pattern(8 << 20));
+    // More than the system has room for.
+    let data = Rc::new(pattern(32 << 20));
     let record = Record::<(usize, usize)>::new();
     let mut random = Random::new(8);
     let (bytes, log) = (Rc::clone(&data), record.clone());

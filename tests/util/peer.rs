@@ -132,14 +132,16 @@ impl Peer {
         let mut data = Vec::new();
         let mut buffer = vec![0; length];
         pump(event_loop, || {
-            let wanted = length - data.len();
-            match Read::read(self, &mut buffer[..wanted]) {
-                Ok(0) => panic!("the end after {} of {length} bytes", data.len()),
-                Ok(count) => data.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("read failed: {error}"),
+            while data.len() < length {
+                let wanted = length - data.len();
+                match Read::read(self, &mut buffer[..wanted]) {
+                    Ok(0) => panic!("the end after {} of {length} bytes", data.len()),
+                    Ok(count) => data.extend_from_slice(&buffer[..count]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                    Err(error) => panic!("read failed: {error}"),
+                }
             }
-            data.len() == length
+            true
         });
         data
     }
@@ -149,17 +151,18 @@ impl Peer {
     pub(crate) fn read_to_end<T: 'static>(&mut self, event_loop: &Loop<T>) -> Vec<u8> {
         let mut data = Vec::new();
         let mut buffer = vec![0; 1 << 16];
-        pump(event_loop, || match Read::read(self, &mut buffer) {
-            Ok(0) => true,
-            Ok(count) => {
-                data.extend_from_slice(&buffer[..count]);
-                false
+        pump(event_loop, || {
+            loop {
+                match Read::read(self, &mut buffer) {
+                    Ok(0) => return true,
+                    Ok(count) => data.extend_from_slice(&buffer[..count]),
+                    Err(error) => match error.kind() {
+                        ErrorKind::WouldBlock => return false,
+                        ErrorKind::ConnectionReset => return true,
+                        _ => panic!("read failed: {error}"),
+                    },
+                }
             }
-            Err(error) => match error.kind() {
-                ErrorKind::WouldBlock => false,
-                ErrorKind::ConnectionReset => true,
-                _ => panic!("read failed: {error}"),
-            },
         });
         data
     }
