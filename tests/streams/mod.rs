@@ -15,6 +15,7 @@ mod output;
 mod panics;
 mod pause_resume;
 mod pipe_to;
+mod reset;
 mod send_file;
 mod stale_handles;
 mod timeouts;

@@ -1,21 +1,13 @@
 //! Connections that end by a reset.
 
-mod util;
+use std::io::{ErrorKind, Read, Write};
 
-use std::io::{ErrorKind, Read};
-use std::time::Duration;
-
-use socket2::SockRef;
 use usockets::{CloseReason, UsError};
-use util::{
-    Drops, Event, Peer, Record, accept_one, drain, guard, new_loop, pattern, pump, recorded, settle,
-};
 
-/// Ends the connection of a peer by a reset.
-fn reset(peer: Peer) {
-    let stream = peer.into_stream();
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
-}
+use super::Record;
+use crate::util::{
+    Drops, Event, accept_one, drain, guard, new_loop, pattern, pump, recorded, settle,
+};
 
 #[test]
 fn a_reset_of_the_peer_is_the_reason() -> Result<(), UsError> {
@@ -26,7 +18,7 @@ fn a_reset_of_the_peer_is_the_reason() -> Result<(), UsError> {
     let tokens = drops.clone();
     let context = record.builder_with(move || tokens.token()).build(&event_loop, ())?;
     let (socket, peer) = accept_one(&event_loop, &context, &record);
-    reset(peer);
+    peer.reset();
     drain(&event_loop);
     assert_eq!(record.take(), [Event::Open, Event::Close(CloseReason::Reset)]);
     assert!(socket.is_closed());
@@ -53,7 +45,7 @@ fn the_reason_can_be_asked_for_in_on_close() -> Result<(), UsError> {
         .build(&event_loop, ())?;
     let (socket, peer) = accept_one(&event_loop, &context, &record);
     assert_eq!(socket.close_reason(), None);
-    reset(peer);
+    peer.reset();
     pump(&event_loop, || record.ended());
     assert_eq!(record.closed(), Some(CloseReason::Reset));
     settle(&event_loop);
@@ -76,9 +68,7 @@ fn our_reset_is_seen_by_the_peer() -> Result<(), UsError> {
     assert_eq!(record.take(), [Event::Open], "nothing is called back inside `reset`");
     drain(&event_loop);
     assert_eq!(record.take(), [Event::Close(CloseReason::LocalReset)]);
-    let mut stream = peer.into_stream();
-    stream.set_nonblocking(false).expect("a socket");
-    let error = stream.read(&mut [0; 16]).expect_err("a reset");
+    let error = Read::read(&mut peer.into_blocking(), &mut [0; 16]).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     Ok(())
 }
@@ -95,10 +85,8 @@ fn a_reset_discards_what_was_not_sent() -> Result<(), UsError> {
     assert!(sent < data.len());
     socket.reset();
     drain(&event_loop);
-    let mut stream = peer.into_stream();
-    stream.set_nonblocking(false).expect("a socket");
     let mut received = Vec::new();
-    let error = stream.read_to_end(&mut received).expect_err("a reset");
+    let error = Read::read_to_end(&mut peer.into_blocking(), &mut received).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(received.len() < sent, "all {sent} bytes arrived");
     assert_eq!(record.take(), [Event::Open, Event::Close(CloseReason::LocalReset)]);
@@ -147,7 +135,7 @@ fn a_reset_inside_on_data_is_the_last_of_it() -> Result<(), UsError> {
         })
         .build(&event_loop, ())?;
     let (_, mut peer) = accept_one(&event_loop, &context, &record);
-    peer.write(&event_loop, &pattern(200_000));
+    peer.write_all(&pattern(200_000)).expect("there is room");
     pump(&event_loop, || record.ended());
     let events = record.take();
     assert_eq!(events.len(), 3, "{events:?}");
@@ -165,7 +153,7 @@ fn a_paused_socket_learns_of_a_reset_when_it_resumes() -> Result<(), UsError> {
     let context = recorded(&event_loop, &record);
     let (socket, peer) = accept_one(&event_loop, &context, &record);
     socket.pause();
-    reset(peer);
+    peer.reset();
     let before = event_loop.metrics().iterations;
     settle(&event_loop);
     assert_eq!(record.take(), [Event::Open]);
