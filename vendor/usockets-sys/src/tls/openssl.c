@@ -103,7 +103,9 @@ static void initialise(void) {
 /* Errors that others have left in this thread's queue are none of ours. */
 void us_internal_tls_enter(struct tls_connection *connection) {
     struct tls_loop *tls = connection->loop->tls;
-    ERR_clear_error();
+    if (ERR_peek_error()) {
+        ERR_clear_error(); /* costs ten times as much */
+    }
     if (!tls->sealing) {
         tls->sealing = connection;
     }

@@ -20,6 +20,9 @@ static size_t decrypt(struct tls_connection *connection, char *target, size_t ro
         size_t got = 0;
         if (SSL_read_ex(connection->ssl, target + length, room - length, &got)) {
             length += got;
+            if (!connection->input_length && !SSL_has_pending(connection->ssl)) {
+                break; /* to ask once more would cost about as much as a small record */
+            }
             continue;
         }
         int error = SSL_get_error(connection->ssl, 0);
