@@ -222,7 +222,7 @@ impl<'a> Parts<'a> {
         // What lives in this function only.
         let settings = ConfigSettings {
             trust_file: places.file.as_deref(),
-            trust_directory: places.folders.as_deref(),
+            trust_directory: places.folder.as_deref(),
             ciphers: policy.ciphers.as_deref(),
             cipher_suites: policy.cipher_suites.as_deref(),
             groups: policy.groups.as_deref(),

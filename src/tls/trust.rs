@@ -98,12 +98,12 @@ impl TrustAnchors {
     }
 }
 
-/// Where the trusted certificates of the system are, if not where the library looks: a file, and
-/// folders.
+/// Where the trusted certificates of the system are, if not where the library looks: a file, and a
+/// folder.
 #[derive(Debug, Default)]
 pub(super) struct SystemPlaces {
     pub(super) file: Option<CString>,
-    pub(super) folders: Option<CString>,
+    pub(super) folder: Option<CString>,
 }
 
 impl SystemPlaces {
@@ -117,11 +117,11 @@ impl SystemPlaces {
     pub(super) fn find() -> Self {
         use std::os::unix::ffi::OsStrExt;
         let found = openssl_probe::probe();
-        let folders: Vec<&[u8]> =
-            found.cert_dir.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        let text = |path: PathBuf| CString::new(path.as_os_str().as_bytes()).ok();
         Self {
-            file: found.cert_file.and_then(|path| CString::new(path.as_os_str().as_bytes()).ok()),
-            folders: CString::new(folders.join(&b':')).ok().filter(|folders| !folders.is_empty()),
+            file: found.cert_file.and_then(text),
+            // The others are those of other systems, or the same by another name.
+            folder: found.cert_dir.into_iter().find(|path| path.is_dir()).and_then(text),
         }
     }
 }
