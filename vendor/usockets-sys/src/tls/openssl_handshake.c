@@ -250,6 +250,20 @@ static void advance(struct us_loop_t *loop, struct us_socket_t *s, unsigned int 
     us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
 }
 
+/* A peer that is gone in both directions needs no answer any more. Only receiving tells why it is gone. */
+static void ended_waiting(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    struct tls_connection *connection = s->cold->tls;
+    for (int i = 0; i < BUDGET_RECEIVES; i++) {
+        if (!feed(loop, s, ready)) {
+            return;
+        }
+        sys_free(connection->kept);
+        connection->kept = NULL;
+        connection->input_length = 0;
+    }
+    us_internal_ready_push(loop, s, BACKEND_READABLE | (ready & ENDED));
+}
+
 void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
     struct tls_connection *connection = s->cold->tls;
     if (ready & BACKEND_WRITABLE && us_internal_is_sealed(s)) {
@@ -259,7 +273,7 @@ void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, un
     }
     if (connection->hello == TLS_HELLO_WAITING) {
         if (ready & ENDED) {
-            ended(s, ready);
+            ended_waiting(loop, s, ready);
         }
         return;
     }
