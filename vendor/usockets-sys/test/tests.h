@@ -764,6 +764,42 @@ TEST(tls_sessions_are_resumed_where_clients_are_verified)
 TEST(tls_sessions_do_not_get_around_the_policy_of_a_name)
 TEST(tls_acts_inside_on_session)
 
+/* test_tls_ends.c */
+TEST(tls_half_close_by_the_peer)
+TEST(tls_half_close_by_us)
+TEST(tls_end_without_a_handler_closes)
+TEST(tls_ends_that_are_not_in_order)
+TEST(tls_truncation_that_is_tolerated)
+TEST(tls_everything_arrives_before_the_end)
+TEST(tls_output_of_before_the_handshake_arrives_before_the_end)
+TEST(tls_output_of_clients_arrives_before_the_end)
+TEST(tls_send_and_close_in_on_open)
+TEST(tls_close_during_the_handshake)
+TEST(tls_lingering_in_a_handshake_is_bounded)
+TEST(tls_lingering_ends_with_a_handshake_that_fails)
+TEST(tls_reset_by_us)
+TEST(tls_peer_that_talks_on_gets_everything_after_close)
+TEST(tls_context_closes_in_all_states)
+TEST(tls_teardown_in_all_states)
+TEST(tls_drain)
+
+/* test_tls_output.c */
+TEST(tls_small_writes_share_a_record)
+TEST(tls_queued_output_arrives)
+TEST(tls_memory_of_others_is_given_back)
+TEST(tls_files_are_sent_in_order)
+TEST(tls_file_that_gets_shorter_breaks_the_connection)
+TEST(tls_water_marks)
+TEST(tls_write_stall)
+TEST(tls_key_updates_between_queued_output)
+TEST(tls_paused_sockets_shake_hands_and_wait)
+TEST(tls_pause_in_on_handshake)
+TEST(tls_pause_in_a_burst_with_an_end_behind)
+TEST(tls_records_in_pieces)
+TEST(tls_record_that_is_cut_off)
+TEST(tls_pipes_make_a_proxy)
+TEST(tls_pipe_passes_a_truncation_on_as_a_reset)
+
 #else
 
 /* test_tls_none.c */
