@@ -800,6 +800,25 @@ TEST(tls_record_that_is_cut_off)
 TEST(tls_pipes_make_a_proxy)
 TEST(tls_pipe_passes_a_truncation_on_as_a_reset)
 
+/* test_tls_start.c */
+TEST(tls_starts_as_a_server)
+TEST(tls_starts_as_a_client)
+TEST(tls_starts_behind_plaintext_that_waits)
+TEST(tls_start_that_does_not_happen)
+TEST(tls_start_is_refused)
+TEST(tls_start_with_a_peer_that_does_not)
+TEST(tls_start_has_a_deadline)
+TEST(tls_sockets_of_deferring_contexts_move)
+TEST(tls_sockets_move_with_what_they_have)
+TEST(tls_sockets_move_while_a_name_is_waited_for)
+
+/* test_tls_handlers.c */
+TEST(tls_every_action_in_on_verify)
+TEST(tls_every_action_in_on_protocol)
+TEST(tls_every_action_in_on_server_name)
+TEST(tls_every_action_in_on_handshake)
+TEST(tls_every_action_in_on_open)
+
 #else
 
 /* test_tls_none.c */
