@@ -136,7 +136,8 @@ int us_internal_linger_begin(struct us_socket_t *s) {
         s->flags |= has_output ? S_DRAIN_FORCED : 0;
         return 0;
     }
-    if ((!has_output && !us_internal_zerocopy_waits(s) && !might_reset(loop, s)) || make_context(loop) < 0 ||
+    if ((!has_output && !us_internal_zerocopy_waits(s) && !might_reset(loop, s)) ||
+        (s->flags & S_HANDSHAKE && !us_internal_tls_linger(s)) || make_context(loop) < 0 ||
         us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0 ||
         (!has_output && end_direction(loop, s))) {
         return 0;

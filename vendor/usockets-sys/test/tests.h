@@ -824,4 +824,8 @@ TEST(tls_every_action_in_on_open)
 /* test_tls_none.c */
 TEST(tls_is_refused_by_builds_without_it)
 
+/* test_tls_corners.c */
+TEST(close_before_the_name_is_known_keeps_to_its_policy)
+TEST(close_while_a_name_is_waited_for_does_not_linger)
+
 #endif

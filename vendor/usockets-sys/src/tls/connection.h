@@ -65,6 +65,7 @@ struct tls_connection {
     char *kept;                      /* owned memory that it lies in; NULL: in that of the loop */
     struct usx_tls_config_t *config; /* the one in force */
     struct server_name *name;        /* that was selected; NULL: none */
+    struct tls_context *origin;      /* it lingers, and may still choose among the names of this one; NULL: not so */
     char *server_name;               /* client: to be asked for; server: asked for */
     char *checked_name;              /* client: the name or address of which the certificate has to be; NULL: any */
     void *resume;                    /* client: a session as on_session gave it */

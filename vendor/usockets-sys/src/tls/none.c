@@ -367,6 +367,11 @@ void us_internal_tls_mute(struct us_socket_t *s) {
     (void) s;
 }
 
+int us_internal_tls_linger(struct us_socket_t *s) {
+    (void) s;
+    return 1;
+}
+
 int us_internal_tls_begin_later(struct us_socket_t *s, struct us_socket_context_t *target,
                                 const struct usx_tls_connect *client) {
     (void) s;

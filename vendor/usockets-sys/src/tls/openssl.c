@@ -236,6 +236,7 @@ void us_internal_tls_free(struct us_socket_t *s) {
     }
     SSL_free(connection->ssl);
     us_internal_server_name_release(connection->name);
+    us_internal_tls_context_release(connection->origin);
     usx_tls_config_release(connection->config);
     while (connection->sessions) {
         struct tls_session *session = connection->sessions;

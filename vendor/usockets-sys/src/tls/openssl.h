@@ -58,9 +58,11 @@ struct server_name *us_internal_server_name_retain(struct server_name *entry);
 void us_internal_server_name_release(struct server_name *entry);
 /* Calls code of the program: nobody may find `names` any more. */
 void us_internal_server_names_free(void *names);
+/* openssl_context.c; NULL is allowed. */
+void us_internal_tls_context_release(struct tls_context *tls);
 
 struct tls_context {
-    unsigned int references; /* child contexts share it */
+    unsigned int references; /* child contexts share it, and sockets that linger hold it */
     struct usx_tls_config_t *server, *client; /* or NULL */
     void *names; /* a tree of sni.c; NULL: no name was ever added */
     int refuse_unknown;

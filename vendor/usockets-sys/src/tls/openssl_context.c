@@ -40,15 +40,19 @@ void us_internal_tls_context_share(struct us_socket_context_t *child, struct us_
     }
 }
 
-void us_internal_tls_context_free(struct us_socket_context_t *context) {
-    struct tls_context *tls = context->tls;
-    context->tls = NULL;
+void us_internal_tls_context_release(struct tls_context *tls) {
     if (tls && --tls->references == 0) {
         us_internal_server_names_free(tls->names);
         usx_tls_config_release(tls->server);
         usx_tls_config_release(tls->client);
         sys_free(tls);
     }
+}
+
+void us_internal_tls_context_free(struct us_socket_context_t *context) {
+    struct tls_context *tls = context->tls;
+    context->tls = NULL;
+    us_internal_tls_context_release(tls);
 }
 
 void *us_internal_tls_native_context(struct us_socket_context_t *context) {

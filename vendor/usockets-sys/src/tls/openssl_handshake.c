@@ -290,4 +290,19 @@ void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, un
     }
 }
 
+/* It leaves its context, but what its names ask of clients goes for it as before: what was written for one of them is not
+ * for others. */
+int us_internal_tls_linger(struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold->tls;
+    if (connection->stream != TLS_STREAM_FAILED &&
+        (connection->hello == TLS_HELLO_UNKNOWN || connection->hello == TLS_HELLO_WAITING)) {
+        return 0;
+    }
+    if (!connection->origin && !s->context->is_child) {
+        connection->origin = s->context->tls;
+        connection->origin->references++;
+    }
+    return 1;
+}
+
 #endif

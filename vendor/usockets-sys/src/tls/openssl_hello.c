@@ -88,15 +88,15 @@ static int use_entry(struct tls_connection *connection, struct server_name *entr
     return result;
 }
 
-/* The names that the client chooses from; NULL: none. A socket that lingers asks nobody, and child contexts have none. */
-static struct tls_context *names_for(const struct us_socket_t *s) {
-    return s->context->is_child ? NULL : s->context->tls;
+/* The names that the client chooses from; NULL: none, as for child contexts. */
+static struct tls_context *names_for(const struct tls_connection *connection, const struct us_socket_t *s) {
+    return connection->origin ? connection->origin : s->context->is_child ? NULL : s->context->tls;
 }
 
 /* Finds the configuration of the name. SSL_CLIENT_HELLO_* and *alert. */
 static int choose(struct tls_connection *connection, int *alert) {
     struct us_socket_t *s = us_internal_tls_socket(connection);
-    struct tls_context *context = names_for(s);
+    struct tls_context *context = names_for(connection, s);
     const char *name = connection->server_name;
     *alert = SSL_AD_UNRECOGNIZED_NAME;
     if (connection->hello == TLS_HELLO_REFUSED) {
@@ -113,11 +113,12 @@ static int choose(struct tls_connection *connection, int *alert) {
         return use_entry(connection, entry) == 0 ? SSL_CLIENT_HELLO_SUCCESS : SSL_CLIENT_HELLO_ERROR;
     }
     int has_handler = context->on_server_name || s->context->on.on_server_name;
-    if (connection->hello == TLS_HELLO_NEW && has_handler && !is_pattern) {
+    int asks = connection->hello == TLS_HELLO_NEW && has_handler && !is_pattern;
+    if (asks && !connection->origin) {
         connection->hello = TLS_HELLO_UNKNOWN;
         return SSL_CLIENT_HELLO_RETRY;
     }
-    if (context->refuse_unknown) {
+    if (asks || context->refuse_unknown) {
         connection->hello = TLS_HELLO_REFUSED;
         return SSL_CLIENT_HELLO_ERROR;
     }
@@ -208,6 +209,9 @@ static int on_protocols(SSL *ssl, const unsigned char **chosen, unsigned char *c
     struct us_socket_t *s = us_internal_tls_socket(connection);
     struct tls_context *context = s->context->tls;
     const unsigned char *protocol = NULL;
+    if (connection->origin && connection->origin->on_protocol) {
+        return SSL_TLSEXT_ERR_ALERT_FATAL; /* it can't be asked any more */
+    }
     if (context && context->on_protocol) {
         int offset = context->on_protocol(s, offered, length);
         protocol = offset >= 0 && (unsigned int) offset < length ? offered + offset : NULL;
