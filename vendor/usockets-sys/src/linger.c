@@ -188,7 +188,8 @@ void us_internal_linger_cut(struct us_socket_t *s) {
 }
 
 void us_internal_linger_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
-    if (s->flags & S_HANDSHAKE) {
+    /* One that has failed goes no further: what is left is the alert. */
+    if (s->flags & S_HANDSHAKE && us_internal_tls_reason(s) != USX_REASON_TLS) {
         us_internal_tls_handshake(loop, s, ready);
         if (s->flags & S_HANDSHAKE || !(s->flags & S_LINGERING)) {
             return;

@@ -3,6 +3,8 @@
 
 #ifndef LIBUS_NO_SSL
 
+#include <sys/socket.h>
+
 static int asked;
 
 static void verify_nothing(struct usx_tls_options *options) {
@@ -93,6 +95,51 @@ void test_close_while_a_name_is_waited_for_does_not_linger(void) {
     ASSERT_EQ(pair.client.received_length, 0);
     ASSERT_EQ(statistics_of(pair.loop).live_lingering, 0);
     finish(pair.loop);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Alerts
+ * --------------------------------------------------------------------------------------------- */
+
+static int agree(struct us_socket_t *s, void *argument) {
+    (void) s, (void) argument;
+    return 0;
+}
+
+static void go_on(struct us_socket_t *s, void *argument) {
+    (void) s, (void) argument;
+}
+
+static const struct usx_adoption adoption = {agree, go_on, go_on};
+
+/* Also where it waits behind what was written before TLS began, and the handshake has not come far. */
+void test_alert_arrives_behind_plaintext_that_waits(void) {
+    static const unsigned char empty_hello[] = {22, 3, 1, 0, 4, 1, 0, 0, 0};
+    struct us_loop_t *loop = test_loop_with_clock();
+    struct side plain = {0}, server = {0};
+    struct usx_tls_config_t *config = server_config(NULL);
+    struct usx_deadlines deadlines = {.drain = SECONDS(8)};
+    int fd;
+    side_init_deferring(&plain, loop);
+    side_init_deferring(&server, loop);
+    ASSERT_OK(usx_context_set_tls(server.context, config, NULL));
+    ASSERT_OK(usx_context_set_deadlines(server.context, &deadlines));
+    usx_tls_config_release(config);
+    struct us_socket_t *s = open_narrow(&plain, AF_INET, &fd);
+    ASSERT_OK(send_pattern(s, 0, 300000));
+    ASSERT_OK(usx_socket_start_tls_later(s, server.context, SIDE_EXT, 0, &adoption, NULL, NULL));
+    turn(loop);
+    raw_write(fd, empty_hello, sizeof empty_hello);
+    RUN_UNTIL(loop, server.count[CLOSE] == 1);
+    settle(loop);
+    raw_expect(loop, fd, 0, 300000);
+    unsigned char alert[7];
+    raw_read(loop, fd, alert, sizeof alert);
+    ASSERT_EQ(alert[0], 21);
+    ASSERT_OK(raw_read_end(loop, fd, NULL));
+    raw_shutdown(fd);
+    RUN_UNTIL(loop, statistics_of(loop).live_lingering == 0);
+    finish(loop);
 }
 
 #endif
