@@ -303,6 +303,15 @@ static void read_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned i
     }
 }
 
+/* The loop was halted before the socket was read. What is in memory of ours no poller reports again. */
+static void put_back(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
+    int has_input = (s->cold && s->cold->kept_input) || us_internal_tls_has_input(s);
+    ready &= ENDED | (has_input ? BACKEND_READABLE : 0);
+    if (loop->halt && ready && !us_internal_socket_gone(s)) {
+        us_internal_ready_push(loop, s, ready);
+    }
+}
+
 /* The specification's order (3.5): writable, unless the descriptor is finished; readable; the end. */
 static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
     uint32_t slot = s->p.slot;
@@ -319,6 +328,7 @@ static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned
         s = us_internal_slot_socket(loop, slot);
     }
     if (loop->halt || s->flags & (S_CLOSING | S_CLOSED | S_MOVING)) {
+        put_back(loop, s, ready);
         return;
     }
     if (s->p.interest & LIBUS_SOCKET_READABLE) {

@@ -98,6 +98,28 @@ void test_close_while_a_name_is_waited_for_does_not_linger(void) {
 }
 
 /* ------------------------------------------------------------------------------------------------
+ * Halts
+ * --------------------------------------------------------------------------------------------- */
+
+static struct us_socket_t *halt(struct us_socket_t *s) {
+    usx_loop_halt(side_of(s)->loop);
+    return s;
+}
+
+/* What came right behind the handshake is in our memory, and no poller tells of it; nor of a shutdown that has nothing to
+ * wait for. */
+void test_halt_when_the_handshake_is_done_holds_nothing_back(void) {
+    struct pair pair;
+    pair_begin(&pair, NULL, NULL);
+    usx_context_on_handshake(pair.server.context, halt);
+    usx_context_on_handshake(pair.client.context, halt);
+    pair.server.open = shut_down_socket;
+    pair.client.open = greet;
+    RUN_UNTIL(pair.loop, pair.server.received_length == 8 && pair.client.count[END] == 1);
+    finish(pair.loop);
+}
+
+/* ------------------------------------------------------------------------------------------------
  * Alerts
  * --------------------------------------------------------------------------------------------- */
 

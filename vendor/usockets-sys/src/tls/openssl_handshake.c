@@ -95,8 +95,13 @@ static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
         context->on_handshake(s);
         s = us_internal_slot_socket(loop, slot);
     }
-    if (!us_internal_socket_gone(s) && !(s->flags & S_MOVING) && !loop->halt) {
+    if (us_internal_socket_gone(s)) {
+        return;
+    }
+    if (!(s->flags & S_MOVING) && !loop->halt) {
         release_output(loop, slot);
+    } else if (s->flags & S_SHUT_WANTED && !(s->flags & S_PENDING)) {
+        us_internal_output_wait(s); /* there will be somebody to do it later */
     }
 }
 
