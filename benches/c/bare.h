@@ -10,7 +10,15 @@
  * sends of at most `reply` bytes. Returns only on failure, with the error number. */
 int bare_echo(int listener, size_t reply);
 
+/* The same over TLS, for an SSL_CTX. `gathers`: non-zero for one send of all that there is to send after a receive,
+ * zero for a send per record. */
+int bare_tls_echo(int listener, void *ssl_ctx, size_t reply, int gathers);
+
 struct bare_queue;
+
+/* Makes `count` connections over TLS in memory, of an SSL_CTX for servers and one for clients, with an echo of `message`
+ * bytes (at most 16384) on each. The clients are freed; the servers stay for ever. Returns 0, or EPROTO. */
+int bare_tls_objects(void *server, void *client, size_t count, size_t message);
 
 /* A job: a function and its two arguments. */
 typedef void (*bare_function)(size_t producer, uint64_t number);

@@ -15,9 +15,10 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity, set_name};
 
-use crate::cases::{defer, timers};
+use crate::cases::{defer, timers, tls_memory};
 use crate::peers::{self, Echo};
 use crate::settings::Settings;
+use crate::tls::Tls;
 use crate::{Result, net};
 
 /// The first argument of a child.
@@ -84,10 +85,22 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(settings: &Settings, peer: &str, echo: Echo) -> Result<Self> {
-        let congestion = settings.congestion.as_deref().unwrap_or_default();
         let reply = echo.reply.to_string();
         let buffer = echo.buffer.to_string();
-        let mut process = start(settings, &["serve", peer, &reply, &buffer, congestion])?;
+        Self::wait(start(settings, &["serve", peer, &reply, &buffer, settings.congestion()])?)
+    }
+
+    /// The same over TLS.
+    pub(crate) fn start_tls(settings: &Settings, peer: &str, echo: Echo, tls: Tls) -> Result<Self> {
+        let reply = echo.reply.to_string();
+        let buffer = echo.buffer.to_string();
+        let [tickets, release] = tls.arguments();
+        let part = ["serve-tls", peer, &reply, &buffer, &tickets, &release, settings.congestion()];
+        Self::wait(start(settings, &part)?)
+    }
+
+    /// Until it listens.
+    fn wait(mut process: Child) -> Result<Self> {
         let stdout = process.stdout.take().ok_or("stdout is piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -109,12 +122,16 @@ impl Server {
     /// Bytes of memory that it has to itself, without files. Counted page by page: the sums that
     /// `status` shows are late by some pages per cpu.
     pub(crate) fn memory(&self) -> Result<f64> {
-        let path = format!("/proc/{}/smaps_rollup", self.process.id());
-        let text = fs::read_to_string(path)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
-        let kilobytes = line.ok_or("no such line")?.trim().trim_end_matches(" kB");
-        Ok(kilobytes.parse::<f64>()? * 1024.0)
+        memory(&self.process.id().to_string())
     }
+}
+
+/// The same of any process; `self`: this one.
+pub(crate) fn memory(process: &str) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+    let kilobytes = line.ok_or("no such line")?.trim().trim_end_matches(" kB");
+    Ok(kilobytes.parse::<f64>()? * 1024.0)
 }
 
 impl Drop for Server {
@@ -144,6 +161,13 @@ pub(crate) fn play(arguments: &[String]) -> Result<()> {
             println!("listening on {}", listener.local_addr()?);
             peers::echo(peer, listener, echo)
         }
+        ("serve-tls", [peer, reply, buffer, tickets, release, congestion]) => {
+            let echo = Echo { reply: reply.parse()?, buffer: buffer.parse()? };
+            let listener = net::listen(congestion)?;
+            println!("listening on {}", listener.local_addr()?);
+            peers::tls_echo(peer, listener, echo, Tls::parse(tickets, release)?)
+        }
+        ("tls-objects", [count]) => tls_memory::play(count.parse()?),
         ("defer", [peer, rest @ ..]) => defer::play(peer, client_cpu.parse()?, rest),
         ("timers", [peer, phase, count]) => timers::play(peer, phase, count.parse()?),
         _ => Err(format!("no part {part} with {} arguments", rest.len()).into()),

@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use openssl::version;
 use rustix::system::uname;
 use usockets::Loop;
 
 use crate::settings::Settings;
+use crate::tls::{GROUP, SUITE};
 use crate::{Result, net};
 
 /// With more than this, other programs take part in what is measured.
@@ -26,6 +28,7 @@ pub(crate) fn print(settings: &Settings) -> Result<()> {
     println!("congestion  {congestion}, {origin}");
     println!("back end    {:?}", Loop::<()>::new()?.backend());
     println!("rounds      {} of {} ms", settings.rounds, settings.window().as_millis());
+    println!("tls         1.3, {SUITE}, {GROUP}, P-256; {}", version::version());
     let load = fs::read_to_string("/proc/loadavg")?;
     let load = load.split(' ').next().unwrap_or_default();
     let remark = match load.parse() {

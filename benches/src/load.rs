@@ -1,7 +1,7 @@
 //! The client: keeps a number of connections busy from one thread, and compares every byte.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
+use crate::Result;
 use crate::pattern::{Pattern, SLICE_MAX};
-use crate::{Result, net};
 
 /// A server that says nothing for so long is broken.
 const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
@@ -27,32 +27,65 @@ pub(crate) struct Load {
     pub(crate) depth: usize,
 }
 
-pub(crate) struct Client {
+/// What a connection runs over.
+pub(crate) trait Stream {
+    fn tcp(&self) -> &TcpStream;
+
+    /// Returns how much was taken: nothing if there is no room now.
+    fn send(&mut self, data: &[u8]) -> io::Result<usize>;
+
+    /// Returns 0 at the end, `None` if there is nothing now.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+
+    /// Whether something that was taken could not be sent yet.
+    fn is_blocked(&self) -> bool {
+        false
+    }
+
+    /// Whether there is something to receive that the poller does not know of.
+    fn has_more(&self) -> bool {
+        false
+    }
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+
+    fn send(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self.write(data) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.read(buffer).map(Some)
+    }
+}
+
+pub(crate) struct Client<S> {
     load: Load,
     poller: Poller,
-    connections: Vec<Connection>,
+    connections: Vec<Connection<S>>,
     pattern: Pattern,
     buffer: Vec<u8>,
     /// Bytes, of all connections.
     received: usize,
 }
 
-struct Connection {
-    stream: TcpStream,
+struct Connection<S> {
+    stream: S,
     sent: usize,
     received: usize,
     /// Where the messages end that are on their way.
     end: usize,
 }
 
-impl Client {
-    /// Connects, and sends the first messages.
-    pub(crate) fn connect(
-        address: SocketAddr,
-        congestion: Option<&str>,
-        load: Load,
-    ) -> Result<Self> {
-        assert!(load.message * load.depth <= SLICE_MAX);
+impl<S: Stream> Client<S> {
+    /// Opens connections, which block until they are all there, and sends the first messages.
+    pub(crate) fn connect(load: Load, mut open: impl FnMut() -> Result<S>) -> Result<Self> {
         let mut client = Self {
             load,
             poller: Poller::new()?,
@@ -62,9 +95,9 @@ impl Client {
             received: 0,
         };
         for index in 0..load.connections {
-            let stream = net::connect(address, congestion)?;
-            stream.set_nonblocking(true)?;
-            client.poller.add(&stream, index)?;
+            let stream = open()?;
+            stream.tcp().set_nonblocking(true)?;
+            client.poller.add(stream.tcp(), index)?;
             client.connections.push(Connection { stream, sent: 0, received: 0, end: 0 });
         }
         for index in 0..load.connections {
@@ -97,39 +130,43 @@ impl Client {
 
     /// Sends up to the end of what is to be sent now, or as much as the system takes.
     fn send(&mut self, index: usize) -> Result<()> {
-        let connection = &mut self.connections[index];
-        let left = connection.end - connection.sent;
-        if left == 0 {
-            return self.poller.set(&connection.stream, index, EventFlags::IN);
+        let Connection { stream, sent, end, .. } = &mut self.connections[index];
+        if *sent == *end && !stream.is_blocked() {
+            return self.poller.set(stream.tcp(), index, EventFlags::IN);
         }
-        let data = self.pattern.slice(index, connection.sent, left);
-        let taken = match connection.stream.write(data) {
-            Ok(taken) => taken,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error.into()),
-        };
-        connection.sent += taken;
-        if taken < left {
-            self.poller.set(&connection.stream, index, EventFlags::IN | EventFlags::OUT)?;
+        loop {
+            let piece = (*end - *sent).min(SLICE_MAX);
+            let taken = stream.send(self.pattern.slice(index, *sent, piece))?;
+            *sent += taken;
+            if taken < piece || stream.is_blocked() {
+                return self.poller.set(stream.tcp(), index, EventFlags::IN | EventFlags::OUT);
+            }
+            if *sent == *end {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn receive(&mut self, index: usize) -> Result<()> {
-        let connection = &mut self.connections[index];
-        let length = connection.stream.read(&mut self.buffer)?;
-        if length == 0 {
-            return Err("the server closed a connection".into());
+        loop {
+            let connection = &mut self.connections[index];
+            let Some(length) = connection.stream.receive(&mut self.buffer)? else { return Ok(()) };
+            if length == 0 {
+                return Err("the server closed a connection".into());
+            }
+            if self.buffer[..length] != *self.pattern.slice(index, connection.received, length) {
+                return Err(format!("connection {index} got back something else").into());
+            }
+            connection.received += length;
+            self.received += length;
+            let has_more = connection.stream.has_more();
+            if connection.received == connection.end {
+                self.send_next(index)?;
+            }
+            if !has_more {
+                return Ok(());
+            }
         }
-        if self.buffer[..length] != *self.pattern.slice(index, connection.received, length) {
-            return Err(format!("connection {index} got back something else").into());
-        }
-        connection.received += length;
-        self.received += length;
-        if connection.received == connection.end {
-            self.send_next(index)?;
-        }
-        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ mod net;
 mod pattern;
 mod peers;
 mod settings;
+mod tls;
 
 /// What went wrong ends the run, so it only has to be told.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;

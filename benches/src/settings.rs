@@ -60,6 +60,11 @@ impl Settings {
         self.pick(Duration::from_millis(50), Duration::from_millis(20))
     }
 
+    /// The name of the congestion control that was asked for; empty if none was.
+    pub(crate) fn congestion(&self) -> &str {
+        self.congestion.as_deref().unwrap_or_default()
+    }
+
     fn usage() -> String {
         format!(
             "usockets-benches [--quick] [--rounds N] [--congestion NAME] [--only TEXT] [CASE..]\n\

@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-use crate::Result;
 use crate::child::Server;
 use crate::load::{Client, Load};
 use crate::measure::{Better, Metric, compare};
 use crate::peers::{Echo, SERVERS};
 use crate::settings::Settings;
+use crate::{Result, net};
 
 pub(super) const METRICS: [Metric; 2] = [
     Metric { name: "messages/s", better: Better::More },
     Metric { name: "server ns/message", better: Better::Less },
 ];
 
-struct Row(Load);
+pub(super) struct Row(pub(super) Load);
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +39,8 @@ pub(super) fn run(settings: &Settings) -> Result<()> {
 /// One measurement of one server.
 pub(super) fn measure(settings: &Settings, peer: &str, load: Load, echo: Echo) -> Result<Vec<f64>> {
     let server = Server::start(settings, peer, echo)?;
-    let mut client = Client::connect(server.address, settings.congestion.as_deref(), load)?;
+    let congestion = settings.congestion.as_deref();
+    let mut client = Client::connect(load, || net::connect(server.address, congestion))?;
     client.run(settings.warm_up())?;
     let before = server.cpu_time()?;
     let (messages, time) = client.run(settings.window())?;

@@ -10,6 +10,9 @@ pub(crate) mod memory;
 pub(crate) mod pipeline;
 pub(crate) mod round_trip;
 pub(crate) mod timers;
+pub(crate) mod tls;
+pub(crate) mod tls_churn;
+pub(crate) mod tls_memory;
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -17,7 +20,7 @@ pub(crate) struct Case {
     pub(crate) run: fn(&Settings) -> Result<()>,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 10] = [
     Case { name: "echo", what: "TCP connections x size of a message", run: echo::run },
     Case {
         name: "pipeline",
@@ -29,6 +32,9 @@ const CASES: [Case; 7] = [
     Case { name: "round-trip", what: "a job handed to a loop that sleeps", run: round_trip::run },
     Case { name: "timers", what: "many timers spread over a minute", run: timers::run },
     Case { name: "memory", what: "idle connections", run: memory::run },
+    Case { name: "tls", what: "connections x size of a message, over TLS", run: tls::run },
+    Case { name: "tls-churn", what: "handshake, echo 64 bytes, close", run: tls_churn::run },
+    Case { name: "tls-memory", what: "idle connections over TLS", run: tls_memory::run },
 ];
 
 /// Those that are named; all if none is.

@@ -2,14 +2,16 @@
 
 use std::cell::Cell;
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::rc::Rc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use openssl::ssl::{Ssl, SslContext};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::{self, Instant};
+use tokio_openssl::SslStream;
 
 use super::{Clock, Echo};
 use crate::Result;
@@ -20,13 +22,31 @@ pub(super) fn echo(listener: TcpListener, echo: Echo) -> Result<()> {
     Builder::new_current_thread().enable_io().build()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         loop {
-            let (stream, _) = listener.accept().await?;
-            tokio::spawn(serve(stream, echo));
+            let (mut stream, _) = listener.accept().await?;
+            tokio::spawn(async move { serve(&mut stream, echo).await });
         }
     })
 }
 
-async fn serve(mut stream: TcpStream, echo: Echo) {
+/// Each task makes its handshake first.
+pub(super) fn tls_echo(listener: TcpListener, echo: Echo, context: SslContext) -> Result<()> {
+    Builder::new_current_thread().enable_io().build()?.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let mut stream = SslStream::new(Ssl::new(&context)?, stream)?;
+            tokio::spawn(async move {
+                if Pin::new(&mut stream).accept().await.is_ok() {
+                    serve(&mut stream, echo).await;
+                    // The client may have gone.
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    })
+}
+
+async fn serve(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), echo: Echo) {
     let mut buffer = vec![0; echo.buffer];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
         for piece in buffer[..length].chunks(echo.reply) {

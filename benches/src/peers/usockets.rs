@@ -7,12 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use usockets::{Loop, Socket, SocketContext, Timer};
+use usockets::{
+    ContextBuilder, Loop, Socket, SocketContext, Timer, TlsIdentity, TlsServerOptions, TlsVersion,
+};
 
 use super::{Clock, Echo};
 use crate::Result;
 use crate::cases::defer::{self, Producers};
 use crate::cases::timers::{self, STEP, due};
+use crate::tls::{GROUP, Identity, SUITE, Tls};
 
 /// What a connection still has to send. While there is something, its socket is paused.
 #[derive(Default)]
@@ -21,9 +24,32 @@ struct Session {
 }
 
 pub(super) fn echo(listener: TcpListener, echo: Echo, gather: bool) -> Result<()> {
+    let context = SocketContext::<false, (), Session>::builder().gather(gather);
+    serve(context, listener, echo)
+}
+
+pub(super) fn tls_echo(listener: TcpListener, echo: Echo, tls: Tls) -> Result<()> {
+    let Identity { certificate, key } = Identity::make()?;
+    let identity = TlsIdentity::from_der([certificate.to_der()?], key.private_key_to_pkcs8()?);
+    let mut options = TlsServerOptions::new(identity)
+        .versions(TlsVersion::V1_3..)
+        .cipher_suites(SUITE)
+        .groups(GROUP)
+        .release_buffers(tls.release);
+    if let Some(tickets) = tls.tickets {
+        options = options.tickets(tickets);
+    }
+    let context = SocketContext::<true, (), Session>::builder().tls_server(&options.build()?);
+    serve(context, listener, echo)
+}
+
+fn serve<const SSL: bool>(
+    context: ContextBuilder<SSL, (), Session>,
+    listener: TcpListener,
+    echo: Echo,
+) -> Result<()> {
     let event_loop = Loop::<()>::new()?;
-    let context = SocketContext::<false, (), Session>::builder()
-        .gather(gather)
+    let context = context
         .on_data(move |(), socket, session, data| send(socket, session, data, echo.reply))
         .on_writable(move |(), socket, session| {
             let rest = mem::take(&mut session.rest);
@@ -38,7 +64,12 @@ pub(super) fn echo(listener: TcpListener, echo: Echo, gather: bool) -> Result<()
     Ok(event_loop.run()?)
 }
 
-fn send(socket: &Socket<false, Session>, session: &mut Session, data: &[u8], reply: usize) {
+fn send<const SSL: bool>(
+    socket: &Socket<SSL, Session>,
+    session: &mut Session,
+    data: &[u8],
+    reply: usize,
+) {
     let mut left = data;
     while !left.is_empty() {
         let piece = &left[..left.len().min(reply)];
