@@ -76,10 +76,16 @@ check_tcp_echo() {
 check_c_tcp_echo() {
     make -s -C vendor/usockets-sys
     cc -O2 -Ivendor/usockets-sys/include examples/c/tcp_echo.c \
-        vendor/usockets-sys/libusockets.a -pthread -o "$work/tcp_echo_c"
+        vendor/usockets-sys/libusockets.a -pthread -lssl -lcrypto -o "$work/tcp_echo_c"
     listening_server "$work/tcp_echo_c" 127.0.0.1:0
     refuses 'in use' "$work/tcp_echo_c" "$address"
     check_echo
+    self_signed
+    listening_server "$work/tcp_echo_c" 127.0.0.1:0 "$work/certificate.pem" "$work/key.pem"
+    timeout 60 python3 scripts/ping_pong.py --tls "$host" "$port" 100 || fail "no echo over TLS"
+    stop_server TERM
+    says '1 connections, 6400 bytes'
+    refuses 'of no use' "$work/tcp_echo_c" 127.0.0.1:0 "$work/key.pem" "$work/certificate.pem"
 }
 
 check_tcp_client() {

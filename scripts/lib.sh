@@ -110,6 +110,13 @@ stop_server() {
     wait_server 20
 }
 
+# self_signed: writes $work/certificate.pem and $work/key.pem, for localhost.
+self_signed() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -subj /CN=localhost \
+        -keyout "$work/key.pem" -out "$work/certificate.pem" 2>"$work/openssl.log" ||
+        fail "no certificate: $(<"$work/openssl.log")"
+}
+
 # write_blocks BLOCK BYTES: so many bytes, of copies of the file BLOCK.
 write_blocks() {
     python3 - "$@" <<'PYTHON'
