@@ -4,7 +4,8 @@
 # receive, one send and one wait. A round is
 #
 #   * a message of 64 bytes and its echo, by the example tcp_echo;
-#   * 64 requests of 64 bytes at once, each answered by a write of its own, by a server of the benchmarks.
+#   * 64 requests of 64 bytes at once, each answered by a write of its own, by a server of the benchmarks;
+#   * both of these over TLS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
@@ -12,12 +13,16 @@ source scripts/lib.sh
 short=1000
 long=3000
 
+# For ping_pong.py.
+client_options=()
+
 # Writes "count name" lines for a run of $2 rounds of $1 messages to the file $3.
 trace() {
     local messages=$1 rounds=$2 result=$3
     shift 3
     listening_server strace -f -c -U calls,name -o "$work/counts" "$@"
-    timeout 60 python3 scripts/ping_pong.py "$host" "$port" "$rounds" "$messages" || fail "no answers"
+    timeout 60 python3 scripts/ping_pong.py "${client_options[@]}" "$host" "$port" "$rounds" "$messages" ||
+        fail "no answers"
     # The server is a child of strace.
     kill -TERM $(<"/proc/$server_pid/task/$server_pid/children")
     wait_server 20
@@ -60,3 +65,9 @@ check 1 "$release/examples/tcp_echo" 127.0.0.1:0
 cargo build --release -p usockets-benches
 echo "64 requests at once, a write for each:"
 check 64 "$release/usockets-benches" @ 0 0 serve usockets 64 65536 ""
+
+client_options=(--tls)
+echo "echo over TLS, one message at a time:"
+check 1 "$release/usockets-benches" @ 0 0 serve-tls usockets 65536 65536 own keep ""
+echo "64 requests at once over TLS, a write for each:"
+check 64 "$release/usockets-benches" @ 0 0 serve-tls usockets 64 65536 own keep ""
