@@ -78,7 +78,7 @@ fn a_socket_that_is_taken_over_may_be_closed_before_it_opens() -> Result<(), UsE
     let _guard = guard();
     let event_loop = new_loop();
     let drops = Drops::new();
-    let record = Record::new();
+    let record = Record::<util::Token>::new();
     let tokens = drops.clone();
     let context = record.builder_with(move || tokens.token()).build(&event_loop, ())?;
     let (ours, mut theirs) = tcp_pair();

@@ -491,7 +491,7 @@ fn a_loop_dropped_inside_a_closure_ends_after_it() -> Result<(), UsError> {
     let _guard = guard();
     let drops = Drops::new();
     let event_loop = new_loop();
-    let record = Record::new();
+    let record = Record::<Token>::new();
     let tokens = drops.clone();
     let context = record.builder_with(move || tokens.token()).build(&event_loop, ())?;
     let (socket, mut peer) = accept_one(&event_loop, &context, &record);

@@ -156,7 +156,7 @@ fn a_refused_connection_says_so_once() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
     let drops = Drops::new();
-    let record = Record::new();
+    let record = Record::<util::Token>::new();
     let context = {
         let (drops, log) = (drops.clone(), record.clone());
         record

@@ -7,17 +7,17 @@ use std::thread;
 use openssl::ssl::SslVerifyMode;
 
 use crate::util::{
-    Leaf, TlsPeer, certificates, client_context, guard, identify, server_context, tcp_pair,
+    Issued, TlsPeer, certificates, client_context, guard, identify, server_context, tcp_pair,
 };
 
 /// A client and a server with this certificate, each on a thread.
 fn meet<A: Send + 'static, B>(
-    leaf: &Leaf,
+    issued: &Issued,
     server: impl FnOnce(TlsPeer) -> A + Send + 'static,
     client: impl FnOnce(TlsPeer) -> B,
 ) -> (A, B) {
     let (ours, theirs) = tcp_pair();
-    let context = server_context(leaf).build();
+    let context = server_context(issued).build();
     let server = thread::spawn(move || server(TlsPeer::server_of(theirs, &context)));
     let told = client(TlsPeer::client(ours));
     (server.join().expect("no panic"), told)
@@ -26,9 +26,9 @@ fn meet<A: Send + 'static, B>(
 #[test]
 fn peers_exchange_and_end_in_order() {
     let _guard = guard();
-    for leaf in [&certificates().server, &certificates().chained] {
+    for issued in [&certificates().server, &certificates().chained] {
         let (request, answer) = meet(
-            leaf,
+            issued,
             |mut peer| {
                 let mut request = Vec::new();
                 peer.read_to_end(&mut request).expect("a close_notify");
@@ -51,14 +51,14 @@ fn peers_exchange_and_end_in_order() {
 fn peers_refuse_what_they_cannot_trust() {
     let _guard = guard();
     let all = certificates();
-    for (leaf, why) in [
+    for (issued, why) in [
         (&all.expired, "expired"),
         (&all.elsewhere, "mismatch"),
-        (&all.stranger, "self-signed"),
+        (&all.stranger, "signature failure"),
         (&all.client, "unsuitable certificate purpose"),
     ] {
         let (_, refused) = meet(
-            leaf,
+            issued,
             |mut peer| peer.read(&mut [0]).expect_err("it was refused").to_string(),
             |mut peer| {
                 let error = peer.handshake().expect_err("it is not to be trusted");
@@ -91,7 +91,7 @@ fn peers_have_certificates_on_both_sides() {
     let _guard = guard();
     let (ours, theirs) = tcp_pair();
     let mut server = server_context(&certificates().server);
-    let authority = openssl::x509::X509::from_der(&certificates().authority_der);
+    let authority = openssl::x509::X509::from_der(certificates().authority.der());
     server.cert_store_mut().add_cert(authority.expect("a certificate")).expect("it is new");
     server.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
     let server = server.build();
@@ -104,5 +104,5 @@ fn peers_have_certificates_on_both_sides() {
     identify(&mut client, &certificates().client);
     let mut client = TlsPeer::client_of(ours, &client.build());
     client.write_all(b"x").expect("it is open");
-    assert_eq!(server.join().expect("no panic"), certificates().client.chain_der[0]);
+    assert_eq!(server.join().expect("no panic"), certificates().client.certificate_der);
 }

@@ -2,152 +2,175 @@
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
+use usockets::{
+    TlsClientConfig, TlsClientOptions, TlsIdentity, TlsServerConfig, TlsServerOptions, TrustAnchors,
+};
 
 use super::net::own_addresses;
 
-/// All that there is. Made when the first test asks.
+// -- The common ones --------------------------------------------------------------------------
+
+/// Those that peers and contexts have when a test is not about certificates, and some that are refused.
 #[derive(Debug)]
 pub(crate) struct Certificates {
-    /// The authority that tests trust, in PEM and DER.
-    pub authority: String,
-    pub authority_der: Vec<u8>,
+    /// The authority that is trusted.
+    pub(crate) authority: Authority,
     /// A server at `localhost` and at every address that tests listen on.
-    pub server: Leaf,
-    /// The same, of another key and with a certificate between it and the authority.
-    pub chained: Leaf,
-    /// A server that was fit until 2001.
-    pub expired: Leaf,
+    pub(crate) server: Issued,
+    /// The same, with a certificate between it and the authority.
+    pub(crate) chained: Issued,
+    /// A server whose time was over in 2002.
+    pub(crate) expired: Issued,
     /// A server at `elsewhere.example` only.
-    pub elsewhere: Leaf,
-    /// A server of which nobody has heard: it has signed its certificate itself.
-    pub stranger: Leaf,
-    /// A client, whose name is `client`.
-    pub client: Leaf,
+    pub(crate) elsewhere: Issued,
+    /// A server that another authority of the same name vouches for.
+    pub(crate) stranger: Issued,
+    /// A client, which is no server.
+    pub(crate) client: Issued,
 }
 
-/// A certificate with its key.
-#[derive(Debug)]
-pub(crate) struct Leaf {
-    /// In PEM, with what is between it and the authority, the leaf first.
-    pub chain: String,
-    /// The same in DER.
-    pub chain_der: Vec<Vec<u8>>,
-    /// PKCS#8.
-    pub key: String,
-    pub key_der: Vec<u8>,
-}
-
+/// Makes them when the first test asks.
 pub(crate) fn certificates() -> &'static Certificates {
     static CERTIFICATES: OnceLock<Certificates> = OnceLock::new();
-    CERTIFICATES.get_or_init(Certificates::make)
-}
-
-impl Certificates {
-    fn make() -> Self {
-        let root = Authority::root("usockets test authority");
-        let between = root.authority("usockets test authority, second line");
-        let server = || params("localhost", Some(ExtendedKeyUsagePurpose::ServerAuth), &here());
-        let mut expired = server();
-        expired.not_before = date_time_ymd(2000, 1, 1);
-        expired.not_after = date_time_ymd(2001, 1, 1);
-        let elsewhere = ["elsewhere.example".to_owned()];
-        let elsewhere = params("elsewhere", Some(ExtendedKeyUsagePurpose::ServerAuth), &elsewhere);
-        let client = params("client", Some(ExtendedKeyUsagePurpose::ClientAuth), &[]);
-        Self {
-            authority: root.pem.clone(),
-            authority_der: root.der.clone(),
-            server: root.leaf(&server()),
-            chained: between.leaf(&server()),
-            expired: root.leaf(&expired),
-            elsewhere: root.leaf(&elsewhere),
-            stranger: Leaf::self_signed(&server()),
-            client: root.leaf(&client),
+    CERTIFICATES.get_or_init(|| {
+        let authority = Authority::named("the authority of the tests");
+        let addresses = own_addresses().map(|address| IpAddr::from(address).to_string());
+        let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter();
+        let here: Vec<_> = here.chain(addresses).collect();
+        let here: Vec<_> = here.iter().map(String::as_str).collect();
+        Certificates {
+            server: authority.issue(&here),
+            chained: authority.subordinate().issue(&here),
+            expired: authority.issue_expired(&here),
+            elsewhere: authority.issue(&["elsewhere.example"]),
+            stranger: Authority::named("the authority of the tests").issue(&here),
+            client: authority.issue_with(&["localhost"], |params| {
+                params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+            }),
+            authority,
         }
-    }
+    })
 }
 
-/// The names and addresses of this machine that tests connect to.
-fn here() -> Vec<String> {
-    let addresses = own_addresses().map(|address| IpAddr::from(address).to_string());
-    ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into_iter().chain(addresses).collect()
-}
+// -- Making them ------------------------------------------------------------------------------
 
-fn params(
-    name: &str,
-    usage: Option<ExtendedKeyUsagePurpose>,
-    names: &[String],
-) -> CertificateParams {
-    let mut params = CertificateParams::new(names).expect("names are legal");
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = date_time_ymd(2020, 1, 1);
-    params.not_after = date_time_ymd(2120, 1, 1);
-    params.key_usages.push(KeyUsagePurpose::DigitalSignature);
-    params.extended_key_usages.extend(usage);
-    params.use_authority_key_identifier_extension = true;
-    params
-}
-
-/// What signs, and the certificates that belong behind those that it has signed.
-struct Authority {
+/// Somebody who issues certificates.
+#[derive(Debug)]
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     der: Vec<u8>,
-    /// Not for the one that is trusted.
-    is_sent: bool,
+    /// Nobody trusts it by itself: its certificate goes with those that it issues.
+    is_subordinate: bool,
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone)]
+pub(crate) struct Issued {
+    /// In PEM, with what is between it and the authority.
+    pub(crate) certificate: String,
+    pub(crate) certificate_der: Vec<u8>,
+    pub(crate) between_der: Vec<Vec<u8>>,
+    pub(crate) key: String,
+    /// PKCS#8.
+    pub(crate) key_der: Vec<u8>,
 }
 
 impl Authority {
+    /// With a name of its own: the issuer of a certificate is looked up by name.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self::named(&format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn named(name: &str) -> Self {
+        let (params, key) = (Self::params(name), new_key());
+        let certificate = params.self_signed(&key).expect("a root");
+        let (pem, der) = (certificate.pem(), certificate.der().to_vec());
+        Self { issuer: Issuer::new(params, key), pem, der, is_subordinate: false }
+    }
+
+    /// One that this one vouches for.
+    fn subordinate(&self) -> Self {
+        let (params, key) = (Self::params("a subordinate authority"), new_key());
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let (pem, der) = (certificate.pem(), certificate.der().to_vec());
+        Self { issuer: Issuer::new(params, key), pem, der, is_subordinate: true }
+    }
+
     fn params(name: &str) -> CertificateParams {
-        let mut params = params(name, None, &[]);
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params
     }
 
-    fn root(name: &str) -> Self {
-        let (params, key) = (Self::params(name), new_key());
-        let certificate = params.self_signed(&key).expect("it can be signed");
-        let (pem, der) = (certificate.pem(), certificate.der().to_vec());
-        Self { issuer: Issuer::new(params, key), pem, der, is_sent: false }
+    pub(crate) fn trust(&self) -> TrustAnchors {
+        TrustAnchors::pem(&self.pem)
     }
 
-    fn authority(&self, name: &str) -> Self {
-        let (params, key) = (Self::params(name), new_key());
-        let certificate = params.signed_by(&key, &self.issuer).expect("it can be signed");
-        let (pem, der) = (certificate.pem(), certificate.der().to_vec());
-        Self { issuer: Issuer::new(params, key), pem, der, is_sent: true }
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
     }
 
-    fn leaf(&self, params: &CertificateParams) -> Leaf {
+    pub(crate) fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// Names and IP addresses.
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        self.issue_with(names, |_| ())
+    }
+
+    /// One that has expired long ago.
+    pub(crate) fn issue_expired(&self, names: &[&str]) -> Issued {
+        self.issue_with(names, |params| {
+            params.not_before = date_time_ymd(2001, 1, 1);
+            params.not_after = date_time_ymd(2002, 1, 1);
+        })
+    }
+
+    fn issue_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        change(&mut params);
         let key = new_key();
-        let certificate = params.signed_by(&key, &self.issuer).expect("it can be signed");
-        let mut leaf = Leaf::new(&certificate, &key);
-        if self.is_sent {
-            leaf.chain.push_str(&self.pem);
-            leaf.chain_der.push(self.der.clone());
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let mut issued = Issued {
+            certificate: certificate.pem(),
+            certificate_der: certificate.der().to_vec(),
+            between_der: Vec::new(),
+            key: key.serialize_pem(),
+            key_der: key.serialize_der(),
+        };
+        if self.is_subordinate {
+            issued.certificate.push_str(&self.pem);
+            issued.between_der.push(self.der.clone());
         }
-        leaf
+        issued
+    }
+
+    /// A server of these names.
+    pub(crate) fn server(&self, names: &[&str]) -> TlsServerConfig {
+        TlsServerOptions::new(self.issue(names).identity()).build().expect("a configuration")
+    }
+
+    /// A client that trusts this authority and nobody else.
+    pub(crate) fn client(&self) -> TlsClientConfig {
+        TlsClientOptions::new().trust(self.trust()).build().expect("a configuration")
     }
 }
 
-impl Leaf {
-    fn self_signed(params: &CertificateParams) -> Self {
-        let key = new_key();
-        Self::new(&params.self_signed(&key).expect("it can be signed"), &key)
-    }
-
-    fn new(certificate: &rcgen::Certificate, key: &KeyPair) -> Self {
-        Self {
-            chain: certificate.pem(),
-            chain_der: vec![certificate.der().to_vec()],
-            key: key.serialize_pem(),
-            key_der: key.serialize_der(),
-        }
+impl Issued {
+    pub(crate) fn identity(&self) -> TlsIdentity {
+        TlsIdentity::from_pem(&self.certificate, &self.key)
     }
 }
 

@@ -1,6 +1,10 @@
-//! What contexts need for the tests that run over plain TCP and over TLS.
+//! What contexts need for the tests that run over plain connections and over TLS.
 
-use usockets::{ContextBuilder, Socket};
+use std::sync::OnceLock;
+
+use usockets::{ContextBuilder, Socket, TlsClientConfig, TlsServerConfig, TlsServerOptions};
+
+use super::certificates::certificates;
 
 /// Builders of both kinds.
 pub(crate) trait Secured {
@@ -14,6 +18,17 @@ impl<T: 'static, S: 'static> Secured for ContextBuilder<false, T, S> {
     }
 }
 
+impl<T: 'static, S: 'static> Secured for ContextBuilder<true, T, S> {
+    fn secured(self) -> Self {
+        static CONFIGS: OnceLock<(TlsServerConfig, TlsClientConfig)> = OnceLock::new();
+        let (server, client) = CONFIGS.get_or_init(|| {
+            let server = TlsServerOptions::new(certificates().server.identity());
+            (server.build().expect("a configuration"), certificates().authority.client())
+        });
+        self.tls_server(server).tls_client(client)
+    }
+}
+
 /// Sockets of both kinds.
 pub(crate) trait Ready {
     /// Whether no handshake has to be waited for.
@@ -23,5 +38,11 @@ pub(crate) trait Ready {
 impl<S: 'static> Ready for Socket<false, S> {
     fn is_ready(&self) -> bool {
         true
+    }
+}
+
+impl<S: 'static> Ready for Socket<true, S> {
+    fn is_ready(&self) -> bool {
+        !self.is_handshaking()
     }
 }

@@ -13,7 +13,7 @@ mod net;
 mod peer;
 mod tls_peer;
 
-pub(crate) use certificates::{Leaf, certificates};
+pub(crate) use certificates::{Authority, Issued, certificates};
 pub(crate) use drops::{Drops, Token};
 pub(crate) use kind::{Ready, Secured};
 pub(crate) use net::{Echo, read_some, tcp_pair, unix_pair};
@@ -375,13 +375,9 @@ mod bytes;
 mod child;
 mod limits;
 mod record;
-#[cfg(usockets_tls)]
-mod tls;
 
 pub use bytes::{Random, assert_same, pattern};
 pub use child::{child_command, child_role, run_child};
 pub(crate) use limits::raise_descriptor_limit;
 pub(crate) use net::{Nobody, localhost_listener, own_address};
 pub use record::{Event, Record, accept_one, hand_over, listen, recorded};
-#[cfg(usockets_tls)]
-pub(crate) use tls::{Authority, Issued};

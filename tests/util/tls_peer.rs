@@ -11,7 +11,7 @@ use openssl::ssl::{
 };
 use openssl::x509::X509;
 
-use super::certificates::{Leaf, certificates};
+use super::certificates::{Issued, certificates};
 
 /// Reads and writes as a stream does: `Ok(0)` is a close_notify, a bare end is
 /// [`UnexpectedEof`](ErrorKind::UnexpectedEof). The handshake happens by the way. Sends a close_notify when it
@@ -131,25 +131,27 @@ impl Drop for TlsPeer {
 /// The settings of [`TlsPeer::client`].
 pub(crate) fn client_context() -> SslContextBuilder {
     let mut context = context();
-    let authority = X509::from_der(&certificates().authority_der).expect("a certificate");
+    let authority = X509::from_der(certificates().authority.der()).expect("a certificate");
     context.cert_store_mut().add_cert(authority).expect("it is not there yet");
     context.set_verify(SslVerifyMode::PEER);
     context
 }
 
 /// The settings of a server with this certificate.
-pub(crate) fn server_context(leaf: &Leaf) -> SslContextBuilder {
+pub(crate) fn server_context(issued: &Issued) -> SslContextBuilder {
     let mut context = context();
-    identify(&mut context, leaf);
+    identify(&mut context, issued);
     context
 }
 
 /// Gives a client or a server its certificate.
-pub(crate) fn identify(context: &mut SslContextBuilder, leaf: &Leaf) {
-    let mut chain = leaf.chain_der.iter().map(|der| X509::from_der(der).expect("a certificate"));
-    context.set_certificate(&chain.next().expect("there is one")).expect("it is one");
-    chain.for_each(|between| context.add_extra_chain_cert(between).expect("it is one"));
-    let key = PKey::private_key_from_der(&leaf.key_der).expect("a key");
+pub(crate) fn identify(context: &mut SslContextBuilder, issued: &Issued) {
+    let parse = |der: &[u8]| X509::from_der(der).expect("a certificate");
+    context.set_certificate(&parse(&issued.certificate_der)).expect("it is one");
+    for between in &issued.between_der {
+        context.add_extra_chain_cert(parse(between)).expect("it is one");
+    }
+    let key = PKey::private_key_from_der(&issued.key_der).expect("a key");
     context.set_private_key(&key).expect("it belongs to the certificate");
 }
 
