@@ -63,7 +63,7 @@ fn cut<'a>(data: &'a [u8], random: &mut Random) -> Vec<IoSlice<'a>> {
     let mut rest = data;
     let mut slices = Vec::new();
     while !rest.is_empty() {
-        let length = random.below(rest.len().min(40_000) + 1);
+        let length = random.below(rest.len().min(100_000) + 1);
         let (slice, others) = rest.split_at(length);
         slices.push(IoSlice::new(slice));
         rest = others;
