@@ -819,15 +819,15 @@ TEST(tls_every_action_in_on_server_name)
 TEST(tls_every_action_in_on_handshake)
 TEST(tls_every_action_in_on_open)
 
-#else
-
-/* test_tls_none.c */
-TEST(tls_is_refused_by_builds_without_it)
-
 /* test_tls_corners.c */
 TEST(close_before_the_name_is_known_keeps_to_its_policy)
 TEST(close_while_a_name_is_waited_for_does_not_linger)
 TEST(halt_when_the_handshake_is_done_holds_nothing_back)
 TEST(alert_arrives_behind_plaintext_that_waits)
+
+#else
+
+/* test_tls_none.c */
+TEST(tls_is_refused_by_builds_without_it)
 
 #endif
