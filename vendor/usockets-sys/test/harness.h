@@ -307,6 +307,8 @@ size_t raw_drain(int fd);
 void raw_shutdown(int fd);
 void raw_close(int fd);
 void raw_reset(int fd);
+/* finish() closes it. */
+int raw_keep(int fd);
 /* Hands it over to the engine: finish() does not close it. */
 int raw_give(int fd);
 

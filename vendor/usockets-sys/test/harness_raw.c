@@ -17,7 +17,7 @@ static _Thread_local int descriptor_count, descriptor_capacity;
 static char folder[64];
 static int folder_files;
 
-static int keep(int fd) {
+int raw_keep(int fd) {
     if (descriptor_count == descriptor_capacity) {
         descriptor_capacity = descriptor_capacity * 2 + 16;
         descriptors = realloc(descriptors, sizeof *descriptors * (size_t) descriptor_capacity);
@@ -95,7 +95,7 @@ int raw_connect_from(const char *ip, int port) {
     had_client[port_in(getsockname(fd, (struct sockaddr *) &local, &length), &local)] = 1;
     int on = 1;
     ASSERT_SYS(setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, (socklen_t) sizeof on));
-    return keep(fd);
+    return raw_keep(fd);
 }
 
 static struct sockaddr_un unix_address(const char *path) {
@@ -110,14 +110,14 @@ int raw_listen_unix(const char *path) {
     int fd = (int) ASSERT_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
     ASSERT_SYS(bind(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
     ASSERT_SYS(listen(fd, 8));
-    return keep(fd);
+    return raw_keep(fd);
 }
 
 int raw_connect_unix(const char *path) {
     struct sockaddr_un address = unix_address(path);
     int fd = (int) ASSERT_SYS(socket(AF_UNIX, SOCK_STREAM, 0));
     ASSERT_SYS(connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address));
-    return keep(fd);
+    return raw_keep(fd);
 }
 
 static int bound(int *port, int shared) {
@@ -131,7 +131,7 @@ static int bound(int *port, int shared) {
     ASSERT_SYS(bind(fd, (struct sockaddr *) &address, length));
     ASSERT_SYS(getsockname(fd, (struct sockaddr *) &address, &length));
     *port = ntohs(address.sin_port);
-    return keep(fd);
+    return raw_keep(fd);
 }
 
 int raw_listen(int *port, int backlog) {
@@ -156,7 +156,7 @@ int raw_accept(struct us_loop_t *loop, int fd) {
         RUN_UNTIL(loop, raw_is_readable(fd));
         int accepted = (int) ASSERT_SYS(accept(fd, NULL, NULL));
         if (raw_is_ours(accepted)) {
-            return keep(accepted);
+            return raw_keep(accepted);
         }
         ASSERT_SYS(close(accepted));
     }
@@ -167,7 +167,7 @@ int raw_full_backlog(void) {
     (void) raw_listen(&port, 0);
     struct sockaddr_in address = loopback(port);
     for (int i = 0; i < 64; i++) {
-        int fd = keep((int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0)));
+        int fd = raw_keep((int) ASSERT_SYS(socket(AF_INET, SOCK_STREAM, 0)));
         ASSERT_SYS(fcntl(fd, F_SETFL, O_NONBLOCK));
         if (connect(fd, (struct sockaddr *) &address, (socklen_t) sizeof address) == 0) {
             continue;
@@ -184,14 +184,14 @@ int raw_full_backlog(void) {
 void raw_pair(int family, int fds[2]) {
     if (family == AF_UNIX) {
         ASSERT_SYS(socketpair(AF_UNIX, SOCK_STREAM, 0, fds));
-        (void) keep(fds[0]);
-        (void) keep(fds[1]);
+        (void) raw_keep(fds[0]);
+        (void) raw_keep(fds[1]);
         return;
     }
     int port;
     int listener = raw_listen(&port, 8);
     fds[0] = raw_connect(port);
-    fds[1] = keep((int) ASSERT_SYS(accept(listener, NULL, NULL)));
+    fds[1] = raw_keep((int) ASSERT_SYS(accept(listener, NULL, NULL)));
     raw_close(listener);
 }
 
