@@ -50,6 +50,21 @@ void scenario_descriptors(void);
 /* fault_drain.c */
 void scenario_drain(void);
 
+/* fault_tls.c */
+void scenario_tls_echo(void); /* fault_streams.c */
+void scenario_tls_echo_deferring(void);
+void scenario_tls_config(void);
+void scenario_tls_handshake(void);
+void scenario_tls_failed_handshake(void);
+void scenario_tls_names(void);
+void scenario_tls_start(void);
+void scenario_tls_sessions(void);
+
+/* Configurations, or options of libusockets.h, for sides that are not made yet. 0: there is no memory for them, or there is
+ * no TLS. And takes them back. */
+int fault_give_tls(struct side *client, struct side *server);
+void fault_take_tls(struct side *client, struct side *server);
+
 /* fault_time.c */
 void scenario_timers(void);
 void scenario_timeouts(void);

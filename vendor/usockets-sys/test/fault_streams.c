@@ -151,7 +151,7 @@ static void run_echo(struct us_loop_t *loop, int over_unix) {
     check_result();
 }
 
-static void echo_scenario(int deferring, int over_unix) {
+static void echo_scenario(int deferring, int over_unix, int over_tls) {
     memset(&echo, 0, sizeof echo);
     struct us_loop_t *loop = fault_loop(0);
     echo.client = (struct side) {.deferring = deferring, .discard = 1, .open = start_sending,
@@ -159,23 +159,39 @@ static void echo_scenario(int deferring, int over_unix) {
     echo.server = (struct side) {.deferring = deferring, .discard = 1, .open = small_buffers,
                                  .writable = write_pending, .data = echo_or_keep,
                                  .end = end_when_written};
-    if (loop != NULL && side_try(&echo.client, loop) && side_try(&echo.server, loop)) {
+    int ready = !over_tls || fault_give_tls(&echo.client, &echo.server);
+    if (ready && loop != NULL && side_try(&echo.client, loop) && side_try(&echo.server, loop)) {
         run_echo(loop, over_unix);
     } else {
         ASSERT(!fault_must_succeed());
     }
+    fault_take_tls(&echo.client, &echo.server);
     finish(loop);
     ASSERT_EQ(echo.server.count[CLOSE], echo.server.count[OPEN]);
 }
 
 void scenario_echo(void) {
-    echo_scenario(0, 0);
+    echo_scenario(0, 0, 0);
 }
 
 void scenario_echo_deferring(void) {
-    echo_scenario(1, 0);
+    echo_scenario(1, 0, 0);
 }
 
 void scenario_echo_unix(void) {
-    echo_scenario(0, 1);
+    echo_scenario(0, 1, 0);
 }
+
+#ifndef LIBUS_NO_SSL
+
+void scenario_tls_echo(void) {
+    ssl = 1;
+    echo_scenario(0, 0, 1);
+    ssl = 0;
+}
+
+void scenario_tls_echo_deferring(void) {
+    echo_scenario(1, 0, 1);
+}
+
+#endif

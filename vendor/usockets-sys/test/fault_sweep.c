@@ -57,6 +57,16 @@ const struct scenario scenarios[] = {
     {"wakeups", scenario_wakeups},
     {"polls", scenario_polls},
 #ifndef LIBUS_NO_SSL
+    {"tls-echo", scenario_tls_echo},
+    {"tls-echo-deferring", scenario_tls_echo_deferring},
+    {"tls-config", scenario_tls_config},
+    {"tls-handshake", scenario_tls_handshake},
+    {"tls-failed-handshake", scenario_tls_failed_handshake},
+    {"tls-names", scenario_tls_names},
+    {"tls-start", scenario_tls_start},
+    {"tls-sessions", scenario_tls_sessions},
+#endif
+#ifndef LIBUS_NO_SSL
     {"tls-config", scenario_tls_config},
 #endif
 };
