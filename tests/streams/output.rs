@@ -41,6 +41,37 @@ fn clog(socket: &Socket<SSL>) -> Vec<u8> {
 }
 
 #[test]
+fn small_pieces_stay_between_large_ones() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let record = Record::<()>::new();
+    let data = pattern(2 << 20);
+    let pieces = data.clone();
+    let context = record
+        .builder()
+        .on_data(move |(), socket, (), _data| {
+            keep_short(socket);
+            let mut rest = &pieces[..];
+            let mut send = |length: usize| {
+                let (piece, others) = rest.split_at(length.min(rest.len()));
+                socket.send(piece).expect("there is room in the queue");
+                rest = others;
+                !rest.is_empty()
+            };
+            // The buffer of the loop is this socket's, and empty, when a large one goes past it.
+            while send(576) {
+                socket.flush();
+                send(128 * 1024);
+            }
+        })
+        .build(&event_loop, ())?;
+    let (_socket, mut peer) = accept_one(&event_loop, &context, &record);
+    peer.write(&event_loop, b"go");
+    assert_same(&peer.read(&event_loop, data.len()), &data);
+    Ok(())
+}
+
+#[test]
 fn many_small_writes_of_a_callback_leave_by_one_call() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();

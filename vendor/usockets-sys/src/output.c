@@ -372,15 +372,9 @@ static void sent_output(struct us_socket_t *s, size_t sent) {
     }
 }
 
+/* Bytes were accepted: if they can't be kept, the connection must not end as if it were whole. What is collected goes
+ * into the queue, because what is written from now on does: it would be overtaken. */
 void us_internal_output_wait(struct us_socket_t *s) {
-    us_internal_stall_begin(s);
-    us_internal_output_mark_high(s);
-    us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
-}
-
-/* The rest waits for room. Bytes were accepted: if they can't be kept, the connection must not end as if it were
- * whole. */
-static void become_pending(struct us_socket_t *s) {
     struct us_loop_t *loop = s->context->loop;
     us_internal_output_disown(s);
     if (gathered(loop, s) && spill(loop, s) < 0) {
@@ -388,7 +382,15 @@ static void become_pending(struct us_socket_t *s) {
         us_internal_socket_break_later(s, USX_REASON_ERROR, ENOMEM);
         return;
     }
-    if (s->cold && (s->cold->output || s->cold->sealed)) {
+    us_internal_stall_begin(s);
+    us_internal_output_mark_high(s);
+    us_internal_socket_interest(s, s->p.interest | LIBUS_SOCKET_WRITABLE);
+}
+
+/* The rest waits for room. */
+static void become_pending(struct us_socket_t *s) {
+    us_internal_output_disown(s);
+    if (us_internal_has_output(s->context->loop, s)) {
         us_internal_output_wait(s);
     }
 }

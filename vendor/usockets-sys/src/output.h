@@ -77,7 +77,7 @@ int us_internal_output_is_copied(const struct us_socket_t *s);
 int us_internal_output_seal_all(struct us_socket_t *s);
 /* Gives up all output but that. */
 void us_internal_output_discard_unsealed(struct us_socket_t *s);
-/* What is there waits for room. */
+/* What is there, collected or queued, waits for room. */
 void us_internal_output_wait(struct us_socket_t *s);
 /* Puts a copy of what `slices` have behind the first `skip` bytes at the end of the queue. 0 or -ENOMEM: nothing
  * was put there. */
