@@ -525,7 +525,11 @@ static size_t write_directly(struct us_socket_t *s, const struct iovec *slices, 
         size_t length = us_internal_slices_length(slices, batch);
         if (length) {
             int flags = more || batch < count ? MSG_MORE : 0;
-            total += us_internal_output_send_slices(s, slices, batch, length, flags, &blocked);
+            size_t sent = us_internal_output_send_slices(s, slices, batch, length, flags, &blocked);
+            total += sent;
+            if (sent < length) {
+                break; /* TLS may stop at its budget without being blocked */
+            }
         }
         slices += batch;
         count -= batch;
