@@ -18,13 +18,10 @@ static int wants_data(const struct us_loop_t *loop, const struct us_socket_t *s)
  * Reading
  * --------------------------------------------------------------------------------------------- */
 
-void us_internal_received(struct us_socket_t *s, size_t length) {
+void us_internal_received_some(struct us_socket_t *s, size_t length) {
     struct us_loop_t *loop = s->context->loop;
     loop->statistics.receives++;
     loop->statistics.bytes_received += length;
-    if (!(s->flags & S_TLS)) {
-        us_internal_heard(s);
-    }
     us_internal_idle_touch(s);
 }
 
@@ -35,10 +32,15 @@ void us_internal_heard(struct us_socket_t *s) {
     }
 }
 
+void us_internal_received(struct us_socket_t *s, size_t length) {
+    us_internal_heard(s);
+    us_internal_received_some(s, length);
+}
+
 static void deliver(struct us_loop_t *loop, struct us_socket_t *s, char *data, size_t length) {
     struct us_socket_t *(*on_data)(struct us_socket_t *, char *, int) = s->context->on.on_data;
     /* What comes over TLS after our own end is not for programs of libusockets.h. */
-    if (!on_data || (s->flags & S_TLS && s->flags & S_SHUT && !s->context->deferring)) {
+    if (!on_data || ((s->flags & (S_TLS | S_SHUT)) == (S_TLS | S_SHUT) && !s->context->deferring)) {
         return;
     }
     loop->current_data = data;
@@ -72,28 +74,29 @@ static int deliver_kept_input(struct us_loop_t *loop, uint32_t slot) {
     return wants_data(loop, s);
 }
 
-/* Receives what the program is to be given. The program may have been told something else already (*told): then the socket
- * has to be looked at anew. */
-static ssize_t receive(struct us_loop_t *loop, struct us_socket_t *s, char **data, int ended, int *drained, int *told) {
+/* Receives what is not just bytes of the system. The program may be told something else first: then, if it does not want
+ * data any more, this is kept, and the answer is -ECANCELED. */
+static ssize_t receive_specially(struct us_loop_t *loop, uint32_t slot, char **data, int ended, int *drained) {
+    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
     ssize_t received;
-    *told = 0;
+    int told = 1;
     if (s->flags & S_TLS) {
         received = us_internal_tls_receive(loop, s, data, ended, drained);
-        *told = us_internal_tls_tell(s);
-        return received;
-    }
-    if (s->p.control) {
-        *told = 1;
-        received = us_internal_descriptors_receive(loop, s, data, RECEIVE_LENGTH);
+        told = us_internal_tls_tell(s);
     } else {
-        received = loop->backend->receive(loop, &s->p, data, RECEIVE_LENGTH);
-        if (received > 0) {
-            us_internal_received(s, (size_t) received);
-        }
+        received = us_internal_descriptors_receive(loop, s, data, RECEIVE_LENGTH);
+        *drained = received < RECEIVE_LENGTH && !ended;
     }
-    /* A short receive has emptied the socket; asking once more would cost a call per message. Once the end is
-     * flagged it must be asked for, though: only then is it known to be all. */
-    *drained = received < RECEIVE_LENGTH && !ended;
+    s = us_internal_slot_socket(loop, slot);
+    if (told && !wants_data(loop, s)) {
+        if (received > 0) {
+            us_internal_socket_keep_input(s, *data, (size_t) received);
+        }
+        return -ECANCELED;
+    }
+    if (received > 0) {
+        us_internal_heard(s);
+    }
     return received;
 }
 
@@ -104,16 +107,21 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
     if (!data) {
         return READ_BUDGET; /* looked at again; memory may be back by then */
     }
+    ssize_t received;
     int drained = 0;
-    int told;
-    ssize_t received = receive(loop, s, &data, ended, &drained, &told);
-    s = us_internal_slot_socket(loop, slot);
-    if (received > 0) {
-        if (told && !wants_data(loop, s)) {
-            us_internal_socket_keep_input(s, data, (size_t) received);
-            return READ_STOPPED;
+    if (s->p.control || s->flags & S_TLS) {
+        received = receive_specially(loop, slot, &data, ended, &drained);
+        s = us_internal_slot_socket(loop, slot);
+    } else {
+        received = loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH);
+        /* A short receive has emptied the socket; asking once more would cost a call per message. Once the end is
+         * flagged it must be asked for, though: only then is it known to be all. */
+        drained = received < RECEIVE_LENGTH && !ended;
+        if (received > 0) {
+            us_internal_received(s, (size_t) received);
         }
-        us_internal_heard(s);
+    }
+    if (received > 0) {
         deliver(loop, s, data, (size_t) received);
         s = us_internal_slot_socket(loop, slot);
         if (!wants_data(loop, s)) {
@@ -121,12 +129,11 @@ static enum read_end receive_once(struct us_loop_t *loop, uint32_t slot, int end
         }
         return drained ? READ_DRAINED : READ_BUDGET;
     }
-    if (told && !wants_data(loop, s)) {
-        return READ_STOPPED;
-    }
     switch (received) {
     case 0:
         return READ_END;
+    case -ECANCELED:
+        return READ_STOPPED;
     case -EINTR:
     case -ENOBUFS:
     case -ENOMEM:
@@ -346,12 +353,11 @@ static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned
 
 /* What the socket has collected while it was served leaves by one call. */
 static void flush_own(struct us_loop_t *loop, uint32_t slot) {
-    struct us_socket_t *s = us_internal_slot_socket(loop, slot);
-    if (s->flags & S_TLS) {
-        us_internal_tls_leave(s);
+    if (loop->tls) {
+        us_internal_tls_leave(us_internal_slot_socket(loop, slot));
     }
     if (loop->gather_slot == slot && loop->gather.position != loop->gather_buffer) {
-        us_internal_output_flush(s);
+        us_internal_output_flush(us_internal_slot_socket(loop, slot));
     }
 }
 

@@ -585,7 +585,9 @@ enum read_end {
 };
 /* Bytes came: the deadline of the first byte is over, that of idleness begins anew. */
 void us_internal_received(struct us_socket_t *s, size_t length);
-void us_internal_heard(struct us_socket_t *s); /* the first of these alone */
+/* The same in two parts, where what is received is not what the program gets: counts, and the deadline of the first byte. */
+void us_internal_received_some(struct us_socket_t *s, size_t length);
+void us_internal_heard(struct us_socket_t *s);
 
 /* ------------------------------------------------------------------------------------------------
  * socket.c, close.c, adopt.c, context.c, listen.c, accept.c, peers.c, connect.c, timeout.c
@@ -712,7 +714,8 @@ uint64_t us_internal_present_sweep(struct us_loop_t *loop);
 /* Time in ns at which one of these two has something to do, UINT64_MAX if never. */
 uint64_t us_internal_timeouts_next(struct us_loop_t *loop);
 
-#include "output.h"
 #include "tls/tls.h"
+
+#include "output.h"
 
 #endif

@@ -323,14 +323,6 @@ size_t us_internal_output_send_raw(struct us_socket_t *s, const struct iovec *sl
     return us_internal_output_sent(s, sent, length, blocked);
 }
 
-size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
-                                      int flags, int *blocked) {
-    if (s->flags & S_TLS) {
-        return us_internal_tls_send(s, slices, count, flags, blocked);
-    }
-    return us_internal_output_send_raw(s, slices, count, length, flags, blocked);
-}
-
 void us_internal_output_send_sealed(struct us_socket_t *s, int *blocked) {
     const struct output_item *item = s->cold->sealed;
     struct iovec slice = {(void *) (uintptr_t) item->data, item->length};

@@ -97,13 +97,18 @@ int us_internal_output_admit(struct us_socket_t *s, size_t length);
 void us_internal_output_add(struct us_socket_t *s, struct output_item *item);
 /* More waits than before: on_drain may have to come. */
 void us_internal_output_mark_high(struct us_socket_t *s);
-/* Bytes that were sent, by one call of the back end or encrypted by some; sets *blocked when nothing more goes now. */
-size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
-                                      int flags, int *blocked);
-/* The same as it is, by one call. */
+/* Bytes that one call of the back end took, as they are; sets *blocked when nothing more goes now. */
 size_t us_internal_output_send_raw(struct us_socket_t *s, const struct iovec *slices, int count, size_t length,
                                    int flags, int *blocked);
-/* The same from the answer of another call, which was asked for `length` bytes. */
+/* The same for plaintext, which TLS encrypts. It may take less without being blocked. */
+static inline size_t us_internal_output_send_slices(struct us_socket_t *s, const struct iovec *slices, int count,
+                                                    size_t length, int flags, int *blocked) {
+    if (s->flags & S_TLS) {
+        return us_internal_tls_send(s, slices, count, flags, blocked);
+    }
+    return us_internal_output_send_raw(s, slices, count, length, flags, blocked);
+}
+/* The first of these from the answer of another call, which was asked for `length` bytes. */
 size_t us_internal_output_sent(struct us_socket_t *s, ssize_t sent, size_t length, int *blocked);
 
 /* Sends some of a file that is at the front of the output. Bytes that went; sets *blocked as above. */

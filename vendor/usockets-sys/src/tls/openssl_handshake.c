@@ -187,7 +187,7 @@ static int feed(struct us_loop_t *loop, struct us_socket_t *s, unsigned int read
     char *data = us_internal_receive_buffer(loop);
     ssize_t received = data ? loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH) : -ENOMEM;
     if (received > 0) {
-        us_internal_received(s, (size_t) received);
+        us_internal_received_some(s, (size_t) received);
         connection->input = data;
         connection->input_length = (size_t) received;
         connection->drained = received < RECEIVE_LENGTH;
