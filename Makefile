@@ -6,7 +6,7 @@
 #   make <step>       one of them
 #
 # Measurements, which print figures and judge nothing: make instructions, make memory,
-# make transfers.
+# make transfers. What takes too long for the gate: make tls-send-and-close.
 
 STEPS := fmt clippy doc test test-poll bindings headers include-only \
          engine-gcc engine-clang engine-no-tls engine-sanitized engine-faults engine-threads \
@@ -17,7 +17,8 @@ PACKAGES := usockets usockets-sys usockets-systest usockets-benches
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: check gate gate-steps $(STEPS) instructions memory transfers clean
+.PHONY: check gate gate-steps $(STEPS) instructions memory transfers \
+        tls-send-and-close clean
 
 check: fmt clippy doc test
 
@@ -119,6 +120,10 @@ instructions:
 transfers:
 	scripts/count_transfer_calls.sh
 	scripts/proxy_bulk.sh
+
+# A thousand times 16 MiB and a short last message, and a close at once, over TLS.
+tls-send-and-close:
+	cargo test --release -p usockets --test tls_torture -- --ignored
 
 memory:
 	cargo test --release -p usockets --test memory -- --nocapture
