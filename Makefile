@@ -6,7 +6,7 @@
 #   make <step>       one of them
 #
 # Measurements, which print figures and judge nothing: make instructions, make memory,
-# make transfers. What takes too long for the gate: make tls-send-and-close.
+# make transfers. What takes too long for the gate: make tls-send-and-close, make tls-bulk.
 
 STEPS := fmt clippy doc test test-poll bindings headers include-only \
          engine-gcc engine-clang engine-no-tls engine-sanitized engine-faults engine-threads \
@@ -18,7 +18,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: check gate gate-steps $(STEPS) instructions memory transfers \
-        tls-send-and-close clean
+        tls-send-and-close tls-bulk clean
 
 check: fmt clippy doc test
 
@@ -124,6 +124,10 @@ transfers:
 # A thousand times 16 MiB and a short last message, and a close at once, over TLS.
 tls-send-and-close:
 	cargo test --release -p usockets --test tls_torture -- --ignored
+
+# A gibibyte each way between the crate and the tool `openssl`, compared by hash.
+tls-bulk:
+	cargo test --release -p usockets --test tls_bulk -- --ignored --nocapture
 
 memory:
 	cargo test --release -p usockets --test memory -- --nocapture
