@@ -355,6 +355,8 @@ static void stream_ready(struct us_loop_t *loop, struct us_socket_t *s, unsigned
 static void flush_own(struct us_loop_t *loop, uint32_t slot) {
     if (loop->tls) {
         us_internal_tls_leave(us_internal_slot_socket(loop, slot));
+        /* What came with a handshake, or went past on_data into a pipe. */
+        (void) us_internal_tls_tell(us_internal_slot_socket(loop, slot));
     }
     if (loop->gather_slot == slot && loop->gather.position != loop->gather_buffer) {
         us_internal_output_flush(us_internal_slot_socket(loop, slot));

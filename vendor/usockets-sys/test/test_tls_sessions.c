@@ -101,6 +101,55 @@ void test_tls_sessions_are_given_and_resumed(void) {
     }
 }
 
+/* From a server that says nothing, and where what it says goes to another socket. */
+static void tell_without_data(void) {
+    struct pair pair;
+    struct side plain = {0};
+    struct us_socket_t *c, *s;
+    int fd;
+    pair_begin(&pair, only_version);
+    open_tls_pair(&pair.client, &pair.server, &c, &s);
+    RUN_UNTIL(pair.loop, pair.client.count[SESSION] == 1);
+    side_init_deferring(&plain, pair.loop);
+    struct us_socket_t *target = open_raw(&plain, &fd);
+    c = side_connect(&pair.client, pair.server.port);
+    RUN_UNTIL(pair.loop, pair.client.count[OPEN] == 2);
+    ASSERT_OK(usx_socket_pipe(c, target, 0));
+    RUN_UNTIL(pair.loop, pair.client.count[SESSION] == 2 && pair.server.count[HANDSHAKE] == 2);
+    ASSERT_EQ(us_socket_write(ssl, pair.server.opened, "hello", 5, 0), 5);
+    char bytes[5];
+    raw_read(pair.loop, fd, bytes, 5);
+    ASSERT_EQ(pair.client.count[DATA], 0);
+    finish(pair.loop);
+}
+
+void test_tls_sessions_are_told_without_data(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        tell_without_data();
+    }
+}
+
+static void halt_in_session(struct side *side, struct us_socket_t *s) {
+    (void) s;
+    usx_loop_halt(side->loop);
+}
+
+/* The second one comes with the next turn. */
+void test_tls_halt_in_on_session_loses_none(void) {
+    struct pair pair;
+    struct us_socket_t *c, *s;
+    version = USX_TLS_1_3;
+    tickets = 2;
+    pair_begin(&pair, with_tickets);
+    pair.client.session = halt_in_session;
+    open_tls_pair(&pair.client, &pair.server, &c, &s);
+    RUN_UNTIL(pair.loop, pair.client.count[SESSION] == 1);
+    ASSERT_EQ(us_socket_write(ssl, s, "hello", 5, 0), 5);
+    RUN_UNTIL(pair.loop, pair.client.count[SESSION] == 2 && pair.client.received_length == 5);
+    finish(pair.loop);
+}
+
 /* One that was made without verification is no good where it is wanted. */
 static void resume_stricter(void) {
     struct pair pair;

@@ -128,6 +128,8 @@ TEST(tls_server_gives_so_many_sessions)
 TEST(tls_sessions_are_resumed_where_clients_are_verified)
 TEST(tls_sessions_do_not_get_around_the_policy_of_a_name)
 TEST(tls_acts_inside_on_session)
+TEST(tls_sessions_are_told_without_data)
+TEST(tls_halt_in_on_session_loses_none)
 
 /* test_tls_ends.c */
 TEST(tls_half_close_by_the_peer)

@@ -160,22 +160,24 @@ void us_internal_tls_leave(struct us_socket_t *s) {
 }
 
 int us_internal_tls_tell(struct us_socket_t *s) {
-    struct tls_connection *connection = s->cold->tls;
-    if (!connection->sessions) {
-        return 0;
-    }
-    while (connection->sessions) {
+    struct tls_connection *connection = s->cold ? s->cold->tls : NULL;
+    int told = 0;
+    while (connection && connection->sessions && !connection->loop->halt) {
+        s = us_internal_tls_socket(connection);
+        if (us_internal_socket_gone(s) || s->flags & S_MOVING) {
+            break;
+        }
         struct tls_session *session = connection->sessions;
         connection->sessions = session->next;
-        s = us_internal_tls_socket(connection);
         struct tls_context *context = s->context->tls;
-        if (context && context->on_session && !us_internal_socket_gone(s) && !connection->loop->halt) {
+        if (context && context->on_session) {
             context->on_session(s, session->bytes, session->length);
         }
         OPENSSL_cleanse(session->bytes, session->length);
         sys_free(session);
+        told = 1;
     }
-    return 1;
+    return told;
 }
 
 /* ------------------------------------------------------------------------------------------------
