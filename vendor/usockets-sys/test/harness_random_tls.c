@@ -156,6 +156,7 @@ static void make_compatible(int i) {
     side->loop = play.loop;
     *(struct side **) us_socket_context_ext(1, side->context) = side;
     side_set_handlers(side);
+    usx_context_on_session(side->context, NULL); /* nobody would free what the side keeps */
     us_socket_context_add_server_name(1, side->context, names[0], options, side);
 }
 
