@@ -13,11 +13,10 @@
 mod common;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use usockets::{Backend, CloseReason, Interest, Loop, Poll, Socket, SocketContext};
+use usockets::{Backend, CloseReason, Interest, Loop, Poll, SocketContext};
 
 /// State of the context.
 #[derive(Default)]
@@ -44,11 +43,16 @@ fn talk(address: &str) -> io::Result<()> {
     let event_loop = Loop::<()>::builder().backend(Backend::Poll).build(())?;
 
     let context = SocketContext::<false, Client>::builder()
-        .on_open(|client, socket, (), _info| match watch_stdin(socket) {
-            Ok(input) => client.input = Some(input),
-            Err(error) => {
-                client.failure = Some(error);
-                socket.close();
+        .on_open(|client, socket, (), _info| {
+            if let Ok(peer) = socket.peer_addr() {
+                eprintln!("connected to {peer}");
+            }
+            match common::stdin::send(socket) {
+                Ok(input) => client.input = Some(input),
+                Err(error) => {
+                    client.failure = Some(error);
+                    socket.close();
+                }
             }
         })
         .on_data(|client, socket, (), data| {
@@ -79,27 +83,4 @@ fn talk(address: &str) -> io::Result<()> {
     context.connect(address)?; // returns at once, also when a name is to be looked up
     event_loop.run()?;
     context.with_state(|client| client.failure.take())?.map_or(Ok(()), Err)
-}
-
-/// Sends standard input through the socket.
-fn watch_stdin(socket: &Socket<false>) -> io::Result<Poll<File>> {
-    eprintln!("connected to {}", socket.peer_addr()?);
-    // Not `Stdin`, which buffers: what waits in a buffer makes no descriptor readable.
-    let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let event_loop = socket.event_loop();
-    let socket = socket.clone();
-    let mut chunk = vec![0; 64 * 1024];
-    let input = Poll::new(&event_loop, stdin, Interest::READABLE, (), move |input, (), _ready| {
-        // Once per call: it may block the next time. An error of the terminal is an end as well.
-        let count = input.source().read(&mut chunk).unwrap_or(0);
-        if count == 0 {
-            socket.shutdown(); // after all that was sent
-        }
-        // An error means that the connection has ended, and `on_close` follows.
-        let ended = count == 0 || socket.send(&chunk[..count]).is_err();
-        if ended || socket.needs_drain() {
-            input.set_interest(Interest::NONE).expect("it is watched already");
-        }
-    })?;
-    Ok(input)
 }

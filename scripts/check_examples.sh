@@ -8,16 +8,25 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
-for tool in socat nc python3 cc curl wrk ip unshare; do
+for tool in socat nc python3 cc curl openssl wrk ip unshare; do
     command -v "$tool" >/dev/null || fail "$tool is missing"
 done
 binaries=${CARGO_TARGET_DIR:-target}/release/examples
+
+# Runs a command for 20 seconds at most; functions see to their limits themselves.
+limited() {
+    if declare -F "$1" >/dev/null; then
+        "$@"
+    else
+        timeout 20 "$@"
+    fi
+}
 
 # expect TEXT COMMAND...: the command prints exactly the text, within 20 seconds.
 expect() {
     local expected=$1 actual
     shift
-    actual=$(timeout 20 "$@" && printf x) || fail "exit code $?: $*"
+    actual=$(limited "$@" && printf x) || fail "exit code $?: $*"
     actual=${actual%x}
     [[ $actual == "$expected" ]] || fail "$*: expected '$expected', got '$actual'"
 }
@@ -99,6 +108,132 @@ check_tcp_client() {
     stop_server TERM
     refuses 'refused' "$binaries/tcp_client" "$address"
     refuses 'no-such-host.invalid' "$binaries/tcp_client" no-such-host.invalid:1
+}
+
+# tls_client, to the server that listens and prints the certificate to trust to $work/ca.pem.
+tls_client() {
+    timeout 60 "$binaries/tls_client" "localhost:$port" --ca "$work/ca.pem" "$@" 2>"$work/said"
+}
+
+# The same, and it sends a line.
+tls_hello() {
+    echo hello | tls_client "$@"
+}
+
+check_tls_echo() {
+    listening_server "$binaries/tls_echo" 127.0.0.1:0 --ca "$work/ca.pem"
+    refuses 'in use' "$binaries/tls_echo" "$address"
+    refuses 'belong together' "$binaries/tls_echo" 127.0.0.1:0 --cert "$work/ca.pem"
+    refuses 'address comes first' "$binaries/tls_echo" --ca "$work/ca.pem"
+    refuses 'nothing.pem.*No such file' \
+        "$binaries/tls_echo" 127.0.0.1:0 --cert "$work/nothing.pem" --key "$work/nothing.pem"
+    says "^self-signed certificate, SHA-256 $(digest "$work/ca.pem")$"
+    expect $'hello\n' bash -c 'echo hello | socat -t 10 - "OPENSSL:localhost:$0,cafile=$1"' \
+        "$port" "$work/ca.pem"
+    expect '' bash -c 'curl -s "http://$0/" || true' "$address"
+    says '^127.0.0.1:[0-9]+: TLS failed: http request'
+    stop_server TERM
+    says '^1 connections, 0 of them resumed, 1 failed handshakes, 6 bytes$'
+
+    self_signed
+    listening_server "$binaries/tls_echo" 127.0.0.1:0 \
+        --cert "$work/certificate.pem" --key "$work/key.pem"
+    stop_server INT
+    says '^0 connections'
+}
+
+# The fingerprint of a certificate.
+digest() {
+    openssl x509 -in "$1" -noout -fingerprint -sha256 | sed 's/.*=//'
+}
+
+check_tls_client() {
+    local session=$work/session
+    listening_server "$binaries/tls_echo" 127.0.0.1:0 --ca "$work/ca.pem"
+    expect $'hello\n' tls_hello --session "$session"
+    said 'TLS 1.3, .*full handshake'
+    said "the certificate is good"
+    said "CN=localhost; SHA-256 $(digest "$work/ca.pem")"
+    expect $'hello\n' tls_hello --session "$session"
+    said 'resumed'
+    head -c 20000000 /dev/urandom >"$work/data"
+    tls_client <"$work/data" >"$work/echo" || fail "bulk"
+    cmp "$work/data" "$work/echo" || fail "the echo differs"
+    refuses 'not accepted: self-signed' "$binaries/tls_client" "localhost:$port"
+    refuses 'not accepted: hostname mismatch' \
+        "$binaries/tls_client" "$address" --ca "$work/ca.pem" --name other.example
+    stop_server TERM
+    says '^3 connections, 1 of them resumed, 2 failed handshakes, 20000012 bytes$'
+    refuses 'refused' "$binaries/tls_client" "$address"
+    listening_server "$binaries/tcp_echo" 127.0.0.1:0
+    refuses 'TLS failed' "$binaries/tls_client" "$address"
+    stop_server TERM
+}
+
+# tls_client has told so.
+said() {
+    grep -Eq -- "$1" "$work/said" || fail "tls_client does not say '$1', but: $(<"$work/said")"
+}
+
+check_https_hello() {
+    listening_server "$binaries/https_hello" 127.0.0.1:0 --ca "$work/ca.pem"
+    local hello='Hello over TLS 1.3, TLS_AES_256_GCM_SHA384, ALPN http/1.1, server name localhost'
+    expect "$hello, full handshake"$'\n' curl -sS --cacert "$work/ca.pem" "https://localhost:$port/"
+    timeout 60 wrk -t 2 -c 50 -d 2 "https://localhost:$port/" >"$work/wrk" || fail "wrk"
+    ! grep -E 'Socket errors|Non-2xx' "$work/wrk" || fail "requests were lost"
+    expect $'200 0\n404 10\n' curl -s --cacert "$work/ca.pem" -w '%{http_code} %{size_download}\n' \
+        -I -o "$work/head" "https://localhost:$port/" \
+        --next -s --cacert "$work/ca.pem" -w '%{http_code} %{size_download}\n' \
+        -o "$work/body" "https://localhost:$port/nothing"
+    expect '501' curl -s --cacert "$work/ca.pem" -w '%{http_code}' -X FETCH "https://localhost:$port/"
+    expect '400' curl -s --cacert "$work/ca.pem" -w '%{http_code}' -d x "https://localhost:$port/" \
+        -X GET
+    stop_server TERM
+    says '^served [0-9]+ requests of [0-9]+ connections$'
+}
+
+check_mtls() {
+    listening_server "$binaries/mtls" 127.0.0.1:0 --write "$work"
+    expect $'CN=alice: welcome\nCN=alice: hello\n' \
+        tls_hello --cert "$work/alice.pem" --key "$work/alice.key"
+    says "^CN=alice has come, SHA-256 $(digest "$work/alice.pem")$"
+    # His certificate is good; the second one is another's, and the third client has none.
+    ! tls_hello --cert "$work/bob.pem" --key "$work/bob.key" || fail "bob was let in"
+    self_signed
+    ! tls_hello --cert "$work/certificate.pem" --key "$work/key.pem" || fail "a stranger was let in"
+    said 'alert unknown_ca'
+    ! tls_hello || fail "somebody without a certificate was let in"
+    said 'alert certificate_required'
+    stop_server TERM
+    says '^1 guests, 3 refused$'
+}
+
+check_sni_hosting() {
+    listening_server "$binaries/sni_hosting" 127.0.0.1:0 --ca "$work/ca.pem"
+    local name
+    for name in www.example.test new.example.test; do
+        expect "$name, renewal 1"$'\nhello\n' tls_hello --name $name
+        said "CN=$name;"
+    done
+    expect $'*.pages.example.test, renewal 1\nhello\n' tls_hello --name me.pages.example.test
+    ! tls_hello --name example.org || fail "it has a certificate for example.org"
+    said 'alert unrecognized_name'
+    # A connection from before the renewal goes on.
+    mkfifo "$work/before"
+    tls_client --name www.example.test <"$work/before" >"$work/output" &
+    local client_pid=$!
+    exec 8>"$work/before"
+    wait_until 20 grep -q renewal "$work/output" || fail "the client is not connected"
+    kill -HUP "$server_pid"
+    says 'all certificates are renewed'
+    expect $'www.example.test, renewal 2\nhello\n' tls_hello --name www.example.test
+    expect $'new.example.test, renewal 2\nhello\n' tls_hello --name new.example.test
+    echo late >&8
+    exec 8>&-
+    wait $client_pid || fail "the connection from before"
+    [[ $(<"$work/output") == $'www.example.test, renewal 1\nlate' ]] || fail "$(<"$work/output")"
+    stop_server TERM
+    says '^6 connections, 1 refused, 3 names$'
 }
 
 check_happy_eyeballs() {

@@ -1,6 +1,10 @@
 //! What the examples share: how such a program starts and stops.
 #![allow(dead_code, reason = "no example uses all of it")]
 
+#[cfg(feature = "tls")]
+pub(crate) mod certificates;
+pub(crate) mod stdin;
+
 use std::env;
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -27,6 +31,39 @@ pub(crate) fn run<E: Display>(
 /// The argument with this number, from 1, or `default` if there is none.
 pub(crate) fn argument(number: usize, default: &str) -> String {
     env::args().nth(number).unwrap_or_else(|| default.to_owned())
+}
+
+/// What follows the first argument: options, each with a value.
+pub(crate) struct Options(Vec<[String; 2]>);
+
+impl Options {
+    /// Takes them from the command line, if all are among `known`.
+    pub(crate) fn parse(known: &[&str]) -> Result<Self, String> {
+        let arguments: Vec<String> = env::args().skip(1).collect();
+        if arguments.first().is_some_and(|first| first.starts_with("--")) {
+            return Err("the address comes first, then options".to_owned());
+        }
+        let mut options = Vec::new();
+        for pair in arguments.get(1..).unwrap_or_default().chunks(2) {
+            match pair {
+                [name, value] if known.contains(&name.as_str()) => {
+                    options.push([name.clone(), value.clone()]);
+                }
+                _ => {
+                    return Err(format!(
+                        "{}: each option is one of {}, and a value",
+                        pair[0],
+                        known.join(" ")
+                    ));
+                }
+            }
+        }
+        Ok(Self(options))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|[known, _]| known == name).map(|[_, value]| value.as_str())
+    }
 }
 
 /// How long connections may take to come to their end when the program is asked to.
