@@ -10,7 +10,7 @@
 
 STEPS := fmt clippy doc test test-poll bindings headers include-only \
          engine-gcc engine-clang engine-no-tls engine-sanitized engine-faults engine-threads \
-         faults loom asan valgrind examples syscalls
+         faults loom asan valgrind examples interop syscalls
 
 ENGINE := vendor/usockets-sys
 PACKAGES := usockets usockets-sys usockets-systest usockets-benches
@@ -77,6 +77,17 @@ valgrind:
 
 examples:
 	scripts/check_examples.sh
+
+# TLS with openssl, curl and Python's ssl, in both directions.
+INTEROP := cargo build -p usockets --release --examples && \
+    timeout 600 python3 scripts/tls_interop $(TARGET)/release/examples
+
+interop:
+	$(INTEROP)
+
+# The same with 1 GiB each way, which takes too long for the gate.
+tls-bulk:
+	$(INTEROP) 1024
 
 # -- The engine alone
 
