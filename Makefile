@@ -6,7 +6,7 @@
 #   make <step>       one of them
 #
 # Measurements, which print figures and judge nothing: make instructions, make memory,
-# make transfers. What takes too long for the gate: make tls-send-and-close, make tls-bulk.
+# make transfers, make testssl. What takes too long for the gate: make tls-send-and-close, make tls-bulk.
 
 STEPS := fmt clippy doc test test-poll bindings headers include-only \
          engine-gcc engine-clang engine-no-tls engine-sanitized engine-faults engine-threads \
@@ -17,7 +17,7 @@ PACKAGES := usockets usockets-sys usockets-systest usockets-benches
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
 
-.PHONY: check gate gate-steps $(STEPS) instructions memory transfers \
+.PHONY: check gate gate-steps $(STEPS) instructions memory transfers testssl \
         tls-send-and-close tls-bulk clean
 
 check: fmt clippy doc test
@@ -85,10 +85,6 @@ INTEROP := cargo build -p usockets --release --examples && \
 interop:
 	$(INTEROP)
 
-# The same with 1 GiB each way, which takes too long for the gate.
-tls-bulk:
-	$(INTEROP) 1024
-
 # -- The engine alone
 
 headers:
@@ -139,6 +135,10 @@ tls-send-and-close:
 # A gibibyte each way between the crate and the tool `openssl`, compared by hash.
 tls-bulk:
 	cargo test --release -p usockets --test tls_bulk -- --ignored --nocapture
+
+# What testssl.sh finds in tls_echo. Takes minutes.
+testssl:
+	scripts/testssl.sh
 
 memory:
 	cargo test --release -p usockets --test memory -- --nocapture
