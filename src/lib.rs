@@ -149,3 +149,8 @@ pub use tls::{
     TlsVersion, TrustAnchors, kernel_tls_support, tls_library,
 };
 pub use transfer::PipeEnd;
+
+/// Its examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
