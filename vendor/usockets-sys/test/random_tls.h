@@ -1,5 +1,5 @@
 /* What the files of the random test over TLS share: test_tls_random.c (what is done, and what must hold) and
- * harness_random_tls.c (the contexts, the names and the connections). */
+ * test_tls_random_sides.c (the contexts, the names and the connections). */
 #ifndef RANDOM_TLS_H
 #define RANDOM_TLS_H
 
@@ -57,7 +57,7 @@ unsigned int roll(unsigned int sides);
 void set_reactions(struct side *side);
 struct us_socket_t *check_handshake(struct us_socket_t *s);
 
-/* harness_random_tls.c */
+/* test_tls_random_sides.c */
 void make_contexts(void);
 void free_contexts(void);
 /* Renewal, and names that come and go. */
