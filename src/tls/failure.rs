@@ -213,7 +213,7 @@ codes! {
     REVOKED = 23, "It was revoked.";
     WRONG_PURPOSE = 26, "It is for another purpose, such as that of a client.";
     UNTRUSTED = 27, "Its root is not trusted for this purpose.";
-    REJECTED = 50, "The program does not accept it: the one to answer by in `on_verify`.";
+    REJECTED = 28, "The program does not accept it: the one to answer by in `on_verify`.";
     NAME_MISMATCH = 62, "It is for another name than the one connected to.";
     ADDRESS_MISMATCH = 64, "It is for another IP address than the one connected to.";
     KEY_TOO_SMALL = 66, "Its key is too short to be safe.";

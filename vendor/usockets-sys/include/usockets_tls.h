@@ -201,7 +201,8 @@ void usx_context_on_handshake(struct us_socket_context_t *context,
                               struct us_socket_t *(*on_handshake)(struct us_socket_t *s));
 
 /* Asked about the peer's certificate, after the library has judged: `result` is 0 (X509_V_OK) or its X509_V_ERR_* code.
- * Returns 0 to accept or the code to fail with, which chooses the alert. Called in the midst of a call of the library:
+ * Returns 0 to agree or the code to fail with, which chooses the alert. It may be stricter than the library; only with
+ * USX_TLS_VERIFY_NONE does it decide alone. Called in the midst of a call of the library:
  * only for questions about the socket, unless the context is deferring. Not called where the peer sends none, and not for
  * resumed sessions: these were verified when they were made. */
 void usx_context_on_verify(struct us_socket_context_t *context,
@@ -275,7 +276,8 @@ int usx_socket_tls_peer_chain(struct us_socket_t *s,
 #define USX_TLS_FAILURE_NONE 0
 #define USX_TLS_FAILURE_ALERT 1    /* the peer has sent a fatal alert: `alert` */
 #define USX_TLS_FAILURE_VERIFY 2   /* its certificate was not accepted: `verify_result` */
-#define USX_TLS_FAILURE_PROTOCOL 3 /* what it sent is not TLS, or not what we accept; see `alert`, `code` */
+#define USX_TLS_FAILURE_PROTOCOL 3 /* what it sent is not TLS, or not what we accept, or lacks a certificate; see `alert`,
+                                    * `code` */
 #define USX_TLS_FAILURE_NAME 4     /* a client asked for a name that there is not */
 struct usx_tls_failure {
     int kind;

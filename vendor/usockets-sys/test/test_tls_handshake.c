@@ -246,7 +246,7 @@ static void refuse_clients(struct us_loop_t *loop) {
     int alert = connect_with(loop, &server, CREDENTIALS);
     ASSERT_EQ(alert, version == USX_TLS_1_3 ? SSL_AD_CERTIFICATE_REQUIRED : SSL_AD_HANDSHAKE_FAILURE);
     ASSERT_EQ(last_reason.kind, USX_REASON_TLS);
-    ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_VERIFY);
+    ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_PROTOCOL);
     ASSERT_EQ(last_failure.alert, alert);
 
     alert = connect_with(loop, &server, CREDENTIAL_OTHER_CLIENT);

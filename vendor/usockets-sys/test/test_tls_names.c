@@ -184,7 +184,7 @@ static void ask_per_name(void) {
     usx_tls_config_release(config);
     (void) open_named(&pair, "open.test");
     refused(&pair, "closed.test");
-    ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_VERIFY);
+    ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_PROTOCOL);
     finish(pair.loop);
 }
 
@@ -208,7 +208,7 @@ static void spare_per_name(void) {
     struct us_socket_t *s = open_named(&pair, "open.test");
     ASSERT_EQ(info_of(s).has_peer_certificate, 0);
     refused(&pair, "other.test");
-    ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_VERIFY);
+    ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_PROTOCOL);
     struct us_socket_t *c;
     tls_client_init(&known, pair.loop, with_client_certificate);
     open_tls_pair(&known, &pair.server, &c, &s);

@@ -141,15 +141,12 @@ void us_internal_tls_failed(struct tls_connection *connection) {
     failure->library = ERR_lib_error_string(code);
     failure->reason = ERR_reason_error_string(code);
     long result = SSL_get_verify_result(connection->ssl);
-    int reason = ERR_GET_REASON(code);
     if (connection->alert >= 0) {
         failure->kind = USX_TLS_FAILURE_ALERT;
         failure->alert = connection->alert;
     } else if (connection->hello == TLS_HELLO_REFUSED) {
         failure->kind = USX_TLS_FAILURE_NAME;
-    } else if (ERR_GET_LIB(code) == ERR_LIB_SSL &&
-               (reason == SSL_R_CERTIFICATE_VERIFY_FAILED ||
-                reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)) {
+    } else if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED) {
         failure->kind = USX_TLS_FAILURE_VERIFY;
         failure->verify_result = (int) result;
     } else {
