@@ -192,7 +192,10 @@ static void stall(struct one *one) {
     /* Something moves: it begins anew. */
     size_t before = usx_socket_buffered(s);
     RUN_UNTIL(one->loop, (peer_receive(&one->peer), usx_socket_buffered(s) < before));
-    settle(one->loop);
+    do {
+        before = usx_socket_buffered(s);
+        settle(one->loop);
+    } while (usx_socket_buffered(s) < before);
     advance(one->loop, SECONDS(4));
     ASSERT_EQ(one->server.count[CLOSE], 0);
     advance(one->loop, SECONDS(2));
