@@ -192,5 +192,8 @@ TEST(close_while_a_name_is_waited_for_does_not_linger)
 TEST(halt_when_the_handshake_is_done_holds_nothing_back)
 TEST(alert_arrives_behind_plaintext_that_waits)
 
+/* test_tls_rare.c */
+TEST(tls_last_flight_waits_for_room)
+
 /* test_tls_random.c */
 SLOW_TEST(random_traffic_over_tls_keeps_order_and_bytes, 60)

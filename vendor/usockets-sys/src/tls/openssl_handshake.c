@@ -89,6 +89,9 @@ static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
         return;
     }
     us_internal_deadlines_begin(s, !s->cold->tls->is_client);
+    if (us_internal_is_sealed(s) && !(s->flags & S_PENDING)) {
+        us_internal_output_wait(s); /* there was no room for the last flight */
+    }
     restore_interest(s);
     struct tls_context *context = s->context->tls;
     if (context->on_handshake) {

@@ -1,0 +1,93 @@
+/* Rare moments of TLS connections, and peers that look for them. */
+#include "tls.h"
+
+#ifndef LIBUS_NO_SSL
+
+#include <openssl/x509.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+static const int versions[] = {USX_TLS_1_2, USX_TLS_1_3};
+
+struct one {
+    struct us_loop_t *loop;
+    struct side side;
+    struct peer peer;
+};
+
+static void one_begin(struct one *one, int is_client) {
+    struct usx_deadlines deadlines = {.handshake = SECONDS(10), .drain = SECONDS(8)};
+    one->loop = test_loop_with_clock();
+    one->side.close = keep_reason;
+    last_reason = (struct usx_close_reason){0};
+    (is_client ? tls_client_init : tls_server_init)(&one->side, one->loop, NULL);
+    ASSERT_OK(usx_context_set_deadlines(one->side.context, &deadlines));
+}
+
+static void one_end(struct one *one) {
+    peer_end(&one->peer);
+    finish(one->loop);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Output
+ * --------------------------------------------------------------------------------------------- */
+
+/* Bytes that leave past the engine until the system takes no more, nor a little. */
+static size_t block_output(int fd) {
+    static const char junk[4096];
+    size_t total = 0;
+    for (size_t length = sizeof junk; length > 0; length /= 2) {
+        ssize_t sent;
+        while ((sent = send(fd, junk, length, MSG_DONTWAIT | MSG_NOSIGNAL)) > 0) {
+            total += (size_t) sent;
+        }
+    }
+    return total;
+}
+
+static void unblock_output(struct us_loop_t *loop, int fd, size_t length) {
+    char bytes[4096];
+    while (length > 0) {
+        size_t part = length < sizeof bytes ? length : sizeof bytes;
+        raw_read(loop, fd, bytes, part);
+        length -= part;
+    }
+}
+
+/* There is no room for the last flight of a handshake: it leaves when there is, though the program writes nothing. */
+void test_tls_last_flight_waits_for_room(void) {
+    for (int is_client = 0; is_client < 2; is_client++) {
+        struct one one = {0};
+        one_begin(&one, is_client);
+        struct us_socket_t *s = is_client ? peer_accept(&one.peer, &one.side, CREDENTIAL_SERVER, USX_TLS_1_3)
+                                          : peer_connect(&one.peer, &one.side, USX_TLS_1_3);
+        raw_make_narrow(one.peer.fd);
+        raw_make_narrow(us_poll_fd((struct us_poll_t *) s));
+        /* What is to be answered by that flight. */
+        if (is_client) {
+            RUN_UNTIL(one.loop, (peer_receive(&one.peer), BIO_ctrl_pending(one.peer.in) > 0));
+            ERR_clear_error();
+            ASSERT_LE(SSL_do_handshake(one.peer.ssl), 0);
+        } else {
+            ASSERT(!peer_step(&one.peer));
+            RUN_UNTIL(one.loop, (peer_receive(&one.peer), ERR_clear_error(), SSL_do_handshake(one.peer.ssl) == 1));
+        }
+        int fd = us_poll_fd((struct us_poll_t *) s);
+        size_t blocked = block_output(fd);
+        peer_send(&one.peer);
+        ASSERT_EQ(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 10000), 1);
+        blocked += block_output(fd); /* what came may have made room */
+        RUN_UNTIL(one.loop, usx_socket_tls_state(s) == USX_TLS_STATE_DONE);
+        unblock_output(one.loop, one.peer.fd, blocked);
+        if (is_client) {
+            RUN_UNTIL(one.loop, peer_step(&one.peer));
+        } else {
+            RUN_UNTIL(one.loop, (peer_read(&one.peer), SSL_SESSION_is_resumable(SSL_get0_session(one.peer.ssl))));
+        }
+        ASSERT_EQ(usx_socket_buffered(s), 0);
+        one_end(&one);
+    }
+}
+
+#endif
