@@ -249,8 +249,26 @@ static void reading_stopped(struct us_loop_t *loop, struct us_socket_t *s, unsig
  * Streams
  * --------------------------------------------------------------------------------------------- */
 
+/* After a failure of TLS nothing is sent any more, and the poller would tell for ever that it could be. It ends the
+ * connection, although a program that has paused reading is not told of failures otherwise; unless something that came
+ * before is still to be delivered. Non-zero: it has failed. */
+static int write_failed(struct us_socket_t *s) {
+    if (!(s->flags & S_TLS) || us_internal_tls_reason(s) != USX_REASON_TLS) {
+        return 0;
+    }
+    if (s->cold->kept_input) {
+        us_internal_socket_interest(s, s->p.interest & ~(unsigned int) LIBUS_SOCKET_WRITABLE);
+    } else {
+        (void) us_internal_tls_give_up(s);
+    }
+    return 1;
+}
+
 static void write_ready(struct us_loop_t *loop, struct us_socket_t *s) {
     uint32_t slot = s->p.slot;
+    if (write_failed(s)) {
+        return;
+    }
     if (s->flags & S_PENDING && (!us_internal_output_ready(loop, slot) || loop->halt)) {
         return;
     }

@@ -90,4 +90,31 @@ void test_tls_last_flight_waits_for_room(void) {
     }
 }
 
+static struct us_socket_t *pause_and_write(struct side *side, struct us_socket_t *s, char *data, int length) {
+    (void) side, (void) data, (void) length;
+    usx_socket_pause(s);
+    ASSERT_EQ(us_socket_write(ssl, s, "x", 1, 0), 1);
+    return s;
+}
+
+/* A record that is no good lies behind the message, and after it nothing can be sent: a program that has paused and has
+ * output is not held back, and the loop does not turn for it for ever. */
+void test_tls_output_behind_a_failure_ends_a_paused_connection(void) {
+    static const char junk[] = "\x17\x03\x03\0\x20" "01234567890123456789012345678901";
+    for (int i = 0; i < 2; i++) {
+        struct one one = {.side.data = pause_and_write};
+        one_begin(&one, 0);
+        (void) peer_open(&one.peer, &one.side, versions[i]);
+        peer_write(&one.peer, "hello", 5);
+        ASSERT_GT(BIO_write(one.peer.out, junk, (int) sizeof junk - 1), 0);
+        peer_send(&one.peer);
+        RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+        ASSERT_EQ(one.side.received_length, 5);
+        ASSERT_EQ(last_reason.kind, USX_REASON_TLS);
+        peer_expect_end(one.loop, &one.peer);
+        ASSERT_EQ(one.peer.alert, SSL_AD_BAD_RECORD_MAC);
+        one_end(&one);
+    }
+}
+
 #endif
