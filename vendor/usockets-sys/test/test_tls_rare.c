@@ -117,4 +117,31 @@ void test_tls_output_behind_a_failure_ends_a_paused_connection(void) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Closing
+ * --------------------------------------------------------------------------------------------- */
+
+static int accept_all(struct side *side, struct us_socket_t *s, int result) {
+    (void) side, (void) s, (void) result;
+    return 0;
+}
+
+/* The certificate is there, but nobody has looked at it, when the program closes: it is not asked any more. */
+void test_tls_no_question_after_close(void) {
+    for (int i = 0; i < 2; i++) {
+        struct one one = {.side.verify = accept_all};
+        one_begin(&one, 1);
+        struct us_socket_t *s = peer_accept(&one.peer, &one.side, CREDENTIAL_SERVER, versions[i]);
+        ASSERT_OK(usx_socket_send(s, &(struct iovec){(void *) (uintptr_t) "secret", 6}, 1));
+        RUN_UNTIL(one.loop, (peer_receive(&one.peer), BIO_ctrl_pending(one.peer.in) > 0));
+        ASSERT(!peer_step(&one.peer));
+        usx_socket_close(s, 0);
+        RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+        peer_expect_end(one.loop, &one.peer);
+        ASSERT_EQ(one.side.count[VERIFY], 0);
+        ASSERT_EQ(one.peer.received_length, 0);
+        one_end(&one);
+    }
+}
+
 #endif

@@ -155,7 +155,7 @@ static int ask_about(struct tls_connection *connection, X509_STORE_CTX *store, i
     if (!connection->asks) {
         return X509_V_OK;
     }
-    if (!context || !context->on_verify || connection->loop->halt) {
+    if (!context || !context->on_verify || connection->loop->halt || us_internal_socket_gone(s)) {
         return X509_V_ERR_APPLICATION_VERIFICATION; /* it can't be asked any more */
     }
     connection->verifying = store;
@@ -211,6 +211,9 @@ static int on_protocols(SSL *ssl, const unsigned char **chosen, unsigned char *c
     const unsigned char *protocol = NULL;
     if (connection->origin && connection->origin->on_protocol) {
         return SSL_TLSEXT_ERR_ALERT_FATAL; /* it can't be asked any more */
+    }
+    if (context && context->on_protocol && us_internal_socket_gone(s)) {
+        return SSL_TLSEXT_ERR_ALERT_FATAL; /* nor here */
     }
     if (context && context->on_protocol) {
         int offset = context->on_protocol(s, offered, length);
