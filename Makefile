@@ -130,11 +130,11 @@ transfers:
 
 # A thousand times 16 MiB and a short last message, and a close at once, over TLS.
 tls-send-and-close:
-	cargo test --release -p usockets --test tls_torture -- --ignored
+	USOCKETS_TEST_TIMES=1000 cargo test --release -p usockets --test tls_torture send_and_close
 
 # A gibibyte each way between the crate and the tool `openssl`, compared by hash.
 tls-bulk:
-	cargo test --release -p usockets --test tls_bulk -- --ignored --nocapture
+	USOCKETS_TEST_MIB=1024 cargo test --release -p usockets --test tls_bulk -- --nocapture --test-threads 1
 
 # What testssl.sh finds in tls_echo. Takes minutes.
 testssl:
