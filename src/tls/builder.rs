@@ -95,7 +95,9 @@ impl<T: 'static, S: 'static> ContextBuilder<true, T, S> {
     /// alone. If it panics, the peer is refused. Beneath: `usx_context_on_verify`.
     ///
     /// It is called if the peer sends a certificate, and a server is sent one only if it asks. It is not called for
-    /// sessions that are resumed, which were looked at when they were made.
+    /// sessions that are resumed: only those are that were made for the same server name and where there was such a
+    /// handler. Which one is not known: contexts whose handlers let in different peers must not share a configuration
+    /// or [ticket keys](crate::TicketKeys), nor sessions of clients.
     ///
     /// ```
     /// use usockets::{CertificateError, Loop, SocketContext};

@@ -204,7 +204,8 @@ void usx_context_on_handshake(struct us_socket_context_t *context,
  * Returns 0 to agree or the code to fail with, which chooses the alert. It may be stricter than the library; only with
  * USX_TLS_VERIFY_NONE does it decide alone. Called in the midst of a call of the library:
  * only for questions about the socket, unless the context is deferring. Not called where the peer sends none, and not for
- * resumed sessions: these were verified when they were made. */
+ * resumed sessions. With a handler only those are resumed that were made for the same name and with a handler, too;
+ * contexts whose handlers let in different peers must not share ticket keys. */
 void usx_context_on_verify(struct us_socket_context_t *context,
                            int (*on_verify)(struct us_socket_t *s, int result));
 

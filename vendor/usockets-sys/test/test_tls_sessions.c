@@ -294,6 +294,103 @@ void test_tls_sessions_do_not_get_around_the_policy_of_a_name(void) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Where the program is asked about certificates
+ * --------------------------------------------------------------------------------------------- */
+
+static int asked_for, refusal;
+
+static int count_question(struct side *side, struct us_socket_t *s, int result) {
+    (void) side, (void) s;
+    asked_for++;
+    return result ? result : refusal;
+}
+
+/* Connects a client to this side, which has a certificate and keeps what it was given. Whether it was resumed; -1: it was
+ * refused. */
+static int connect_with(struct side *server, SSL_CTX *context, const char *name, SSL_SESSION **session) {
+    struct peer peer;
+    int fd;
+    int closed = server->count[CLOSE];
+    int done = server->count[HANDSHAKE];
+    int resumed = -1;
+    struct us_socket_t *s = open_raw(server, &fd);
+    peer_begin(&peer, context, fd, 0);
+    ASSERT_EQ(SSL_set_tlsext_host_name(peer.ssl, name), 1);
+    if (*session != NULL) {
+        ASSERT_EQ(SSL_set_session(peer.ssl, *session), 1);
+    }
+    RUN_UNTIL(server->loop, (peer_step(&peer), server->count[HANDSHAKE] > done || server->count[CLOSE] > closed));
+    if (server->count[CLOSE] == closed) {
+        resumed = info_of(s).resumed;
+        RUN_UNTIL(server->loop, (peer_read(&peer), SSL_SESSION_is_resumable(SSL_get0_session(peer.ssl))));
+        SSL_SESSION_free(*session);
+        *session = SSL_get1_session(peer.ssl);
+    }
+    SSL_set_shutdown(peer.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    peer_end(&peer);
+    return resumed;
+}
+
+/* A session that a handler has not seen, or has seen with another name, does not get past it, though the configuration is
+ * the same. */
+static void resume_past_handler(void) {
+    struct us_loop_t *loop = test_loop_with_clock();
+    struct side lax = {0}, strict = {.verify = count_question};
+    tls_server_init(&lax, loop, require_clients);
+    struct usx_tls_config_t *config = usx_context_tls(lax.context, USX_TLS_SERVER);
+    strict.server_config = config;
+    side_init_deferring(&strict, loop);
+    SSL_CTX *context = peer_client_context(version);
+    SSL_SESSION *session = NULL;
+    peer_use_certificate(context, CREDENTIAL_CLIENT);
+    asked_for = refusal = 0;
+    ASSERT_EQ(connect_with(&lax, context, "a.example.test", &session), 0);
+    ASSERT_EQ(connect_with(&lax, context, "b.example.test", &session), 1);
+    ASSERT_EQ(asked_for, 0);
+    ASSERT_EQ(connect_with(&strict, context, "a.example.test", &session), 0);
+    ASSERT_EQ(asked_for, 1);
+    ASSERT_EQ(connect_with(&strict, context, "a.example.test", &session), 1);
+    ASSERT_EQ(asked_for, 1);
+    refusal = X509_V_ERR_CERT_REJECTED;
+    ASSERT_EQ(connect_with(&strict, context, "b.example.test", &session), -1);
+    ASSERT_EQ(asked_for, 2);
+    SSL_SESSION_free(session);
+    SSL_CTX_free(context);
+    finish(loop);
+}
+
+void test_tls_sessions_do_not_get_past_on_verify(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        resume_past_handler();
+    }
+}
+
+/* The same for clients. */
+static void resume_past_client(void) {
+    struct pair pair;
+    struct side strict = {.verify = count_question};
+    asked_for = refusal = 0;
+    pair_begin(&pair, only_version);
+    tls_client_init(&strict, pair.loop, only_version);
+    ASSERT_EQ(exchange(&pair, &pair.client, "localhost", NULL, 0), 0);
+    struct kept kept = latest_session(&pair.client);
+    ASSERT_EQ(exchange(&pair, &strict, "localhost", kept.bytes, kept.length), 0);
+    ASSERT_EQ(asked_for, 1);
+    kept = latest_session(&strict);
+    ASSERT_EQ(exchange(&pair, &strict, "localhost", kept.bytes, kept.length), 1);
+    ASSERT_EQ(asked_for, 1);
+    finish(pair.loop);
+}
+
+void test_tls_sessions_do_not_get_past_on_verify_of_a_client(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        resume_past_client();
+    }
+}
+
 static struct us_socket_t *close_in_session_data;
 
 static void close_in_session(struct side *side, struct us_socket_t *s) {

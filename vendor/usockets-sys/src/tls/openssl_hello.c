@@ -15,6 +15,41 @@
 #ifndef LIBUS_NO_SSL
 
 /* ------------------------------------------------------------------------------------------------
+ * What a session is good for
+ * --------------------------------------------------------------------------------------------- */
+
+#define SESSION_HEAD 32
+
+/* The policy under which it is made, whether the program is asked about certificates, which it is not when the session is
+ * resumed, and the names that this may depend on. */
+static int session_head(const struct tls_connection *connection, unsigned char head[SESSION_HEAD]) {
+    const char *names[] = {connection->checked_name, connection->server_name};
+    EVP_MD_CTX *digest = EVP_MD_CTX_new();
+    unsigned int length = SESSION_HEAD;
+    int good = digest && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) &&
+               EVP_DigestUpdate(digest, connection->config->policy, sizeof(connection->config->policy)) &&
+               EVP_DigestUpdate(digest, &connection->asks, sizeof(connection->asks));
+    for (size_t i = 0; good && i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *name = names[i] ? names[i] : "";
+        good = EVP_DigestUpdate(digest, name, strlen(name) + 1);
+    }
+    good = good && EVP_DigestFinal_ex(digest, head, &length);
+    EVP_MD_CTX_free(digest);
+    return good ? 0 : -ENOMEM;
+}
+
+/* A server whose program is asked resumes sessions only for which it was asked, too. 0 or -ENOMEM. */
+static int restrict_sessions(const struct tls_connection *connection) {
+    const struct usx_tls_config_t *config = connection->config;
+    unsigned char head[SESSION_HEAD];
+    if (!connection->asks || config->verify == USX_TLS_VERIFY_NONE || (config->is_native && !connection->name)) {
+        return 0;
+    }
+    int set = session_head(connection, head) == 0 && SSL_set_session_id_context(connection->ssl, head, sizeof(head));
+    return set ? 0 : -ENOMEM;
+}
+
+/* ------------------------------------------------------------------------------------------------
  * Server names
  * --------------------------------------------------------------------------------------------- */
 
@@ -140,6 +175,10 @@ static int on_client_hello(SSL *ssl, int *alert, void *argument) {
     result = choose(connection, alert);
     if (result == SSL_CLIENT_HELLO_SUCCESS) {
         connection->hello = TLS_HELLO_DONE;
+        if (restrict_sessions(connection) < 0) {
+            *alert = SSL_AD_INTERNAL_ERROR;
+            return SSL_CLIENT_HELLO_ERROR;
+        }
     }
     return result;
 }
@@ -278,25 +317,7 @@ static int check_name(struct tls_connection *connection, struct us_socket_t *s, 
     return 0;
 }
 
-/* Sessions are kept with what they were good for: the policy and the name that was checked. */
-#define SESSION_HEAD 32
-
-static int session_head(const struct tls_connection *connection, unsigned char head[SESSION_HEAD]) {
-    const char *names[] = {connection->checked_name, connection->server_name};
-    EVP_MD_CTX *digest = EVP_MD_CTX_new();
-    unsigned int length = SESSION_HEAD;
-    int good = digest && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) &&
-               EVP_DigestUpdate(digest, connection->config->policy, sizeof(connection->config->policy));
-    for (size_t i = 0; good && i < sizeof(names) / sizeof(names[0]); i++) {
-        const char *name = names[i] ? names[i] : "";
-        good = EVP_DigestUpdate(digest, name, strlen(name) + 1);
-    }
-    good = good && EVP_DigestFinal_ex(digest, head, &length);
-    EVP_MD_CTX_free(digest);
-    return good ? 0 : -ENOMEM;
-}
-
-/* One that is of another name or policy, or that can't be read, is left aside. */
+/* It has that before it. One of another name or policy, or that can't be read, is left aside. */
 static void offer_session(struct tls_connection *connection) {
     unsigned char head[SESSION_HEAD];
     if (connection->resume_length <= SESSION_HEAD || session_head(connection, head) < 0 ||
