@@ -8,9 +8,11 @@ use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::mem;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{self, Child, ChildStdin, Command, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,6 @@ use usockets::{ConnectOptions, ContextBuilder, Socket, SocketContext};
 use util::{Secured, certificates, drain, guard_for, new_loop, own_address, pattern, pump_for};
 
 const MIB: usize = 1 << 20;
-const TIME: Duration = Duration::from_secs(600);
 
 type Hash = [u8; 32];
 
@@ -151,7 +152,10 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new(name: &str, text: &str) -> Self {
-        let path = env::temp_dir().join(format!("usockets-bulk-{}-{name}", std::process::id()));
+        static FILES: AtomicU32 = AtomicU32::new(0);
+        let number = FILES.fetch_add(1, Ordering::Relaxed);
+        let file = format!("usockets-bulk-{}-{number}-{name}", process::id());
+        let path = env::temp_dir().join(file);
         fs::write(&path, text).expect("a folder for temporary files");
         Self(path)
     }
@@ -167,9 +171,17 @@ impl Drop for Temporary {
     }
 }
 
+/// Where a program can listen that does not say where it does. Only this process uses the address.
+fn free_address() -> (SocketAddr, String) {
+    let listener = TcpListener::bind(own_address()).expect("a listener");
+    let address = listener.local_addr().expect("it is bound");
+    (address, address.to_string())
+}
+
 /// With `s_client`, or with `s_server`.
 fn exchange(tool_is_client: bool, mebibytes: usize) {
-    let _guard = guard_for(TIME);
+    let time = Duration::from_secs(30 + mebibytes as u64);
+    let _guard = guard_for(time);
     let event_loop = new_loop();
     let exchange = Rc::new(RefCell::new(Exchange {
         source: Source::new(0, mebibytes),
@@ -185,8 +197,7 @@ fn exchange(tool_is_client: bool, mebibytes: usize) {
     // What only `s_server` needs.
     let certificate = Temporary::new("certificate", &certificates().server.certificate);
     let key = Temporary::new("key", &certificates().server.key);
-    let socket = Temporary::new("socket", "");
-    fs::remove_file(&socket.0).expect("it is there");
+    let (address, text) = free_address();
     let tool = if tool_is_client {
         let listening = listener.insert(context.listen(own_address()).expect("a listener"));
         let address = listening.local_addr().expect("it is bound").to_string();
@@ -194,16 +205,16 @@ fn exchange(tool_is_client: bool, mebibytes: usize) {
         Tool::start(&tool, mebibytes)
     } else {
         exchange.borrow_mut().is_to_connect = true;
-        let files = ["-cert", certificate.path(), "-key", key.path(), "-unix", socket.path()];
+        let files = ["-cert", certificate.path(), "-key", key.path(), "-accept", &text];
         let tool = [&["s_server", "-quiet", "-naccept", "1"], &files[..]].concat();
         Tool::start(&tool, mebibytes)
     };
-    let Some(tool) = tool else { return };
+    let Some(mut tool) = tool else { return };
     let options = ConnectOptions::new().server_name("localhost");
-    pump_for(&event_loop, TIME, || {
-        if exchange.borrow().is_to_connect && socket.0.exists() {
-            exchange.borrow_mut().is_to_connect = false;
-            context.connect_unix_with(&socket.0, &options, ()).expect("it begins");
+    pump_for(&event_loop, time, || {
+        if mem::take(&mut exchange.borrow_mut().is_to_connect) {
+            assert!(tool.child.try_wait().expect("it is a child").is_none(), "it has ended early");
+            context.connect_with(address, &options, ()).expect("it begins");
         }
         exchange.borrow().is_over
     });
