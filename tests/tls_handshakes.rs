@@ -13,8 +13,8 @@ use usockets::{
     TrustAnchors, UsError,
 };
 use util::{
-    Authority, Drops, Log, Peer, assert_nothing_live, drain, guard, new_loop, own_address,
-    panic_of, pump, settle,
+    Authority, Drops, Log, Peer, assert_nothing_live, certificates, drain, guard, new_loop,
+    own_address, panic_of, pump, settle,
 };
 
 /// What a context is told, in short words.
@@ -212,6 +212,7 @@ fn told_reason(world: &World, side: &str) -> Option<CloseReason> {
     told.iter().for_each(|one| world.told.push(one.clone()));
     [
         CloseReason::Tls(TlsFailure::Verification(CertificateError::UNKNOWN_ISSUER)),
+        CloseReason::Tls(TlsFailure::Verification(CertificateError::BAD_SIGNATURE)),
         CloseReason::Tls(TlsFailure::Verification(CertificateError::NAME_MISMATCH)),
         CloseReason::Tls(TlsFailure::Verification(CertificateError::ADDRESS_MISMATCH)),
         CloseReason::Tls(TlsFailure::Verification(CertificateError::REJECTED)),
@@ -273,6 +274,20 @@ fn dangerous_options_do_what_they_say() {
         assert_eq!(world.count("client close"), usize::from(!is_fine));
         world.end();
     }
+}
+
+/// The signature is what tells the two apart, and that is found out by an error of another kind.
+#[test]
+fn an_authority_that_only_has_the_name_of_a_trusted_one_is_refused() {
+    let _guard = guard();
+    let stranger = TlsServerOptions::new(certificates().stranger.identity());
+    let stranger = stranger.build().expect("a configuration");
+    let world = World::new(&stranger, &certificates().authority.client());
+    world.connect();
+    pump(&world.event_loop, || world.count("client close") == 1);
+    let bad_signature = TlsFailure::Verification(CertificateError::BAD_SIGNATURE);
+    assert_eq!(told_reason(&world, "client"), Some(CloseReason::Tls(bad_signature)));
+    world.end();
 }
 
 #[test]

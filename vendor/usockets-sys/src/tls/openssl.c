@@ -136,7 +136,10 @@ void us_internal_tls_failed(struct tls_connection *connection) {
     if (failure->kind) {
         return; /* known already */
     }
-    unsigned long code = ERR_peek_error();
+    /* The first error is the cause, but a verification that fails may have tried something in vain before. */
+    unsigned long code = ERR_peek_last_error();
+    int unverified = ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED;
+    code = unverified ? code : ERR_peek_error();
     failure->code = code;
     failure->library = ERR_lib_error_string(code);
     failure->reason = ERR_reason_error_string(code);
@@ -146,7 +149,7 @@ void us_internal_tls_failed(struct tls_connection *connection) {
         failure->alert = connection->alert;
     } else if (connection->hello == TLS_HELLO_REFUSED) {
         failure->kind = USX_TLS_FAILURE_NAME;
-    } else if (ERR_GET_LIB(code) == ERR_LIB_SSL && ERR_GET_REASON(code) == SSL_R_CERTIFICATE_VERIFY_FAILED) {
+    } else if (unverified) {
         failure->kind = USX_TLS_FAILURE_VERIFY;
         failure->verify_result = (int) result;
     } else {
