@@ -180,7 +180,7 @@ static void close_ended(struct us_socket_t *s, unsigned int ready) {
     if (error) {
         close_failed(s, error);
     } else if (s->flags & (S_SHUT | S_END_SEEN)) {
-        us_internal_socket_close_now(s, USX_REASON_END, 0);
+        us_internal_socket_close_now(s, us_internal_tls_is_cut_off(s) ? USX_REASON_TRUNCATED : USX_REASON_END, 0);
     } else {
         us_internal_socket_close_now(s, USX_REASON_HANGUP, 0);
     }

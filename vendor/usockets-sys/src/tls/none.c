@@ -330,6 +330,11 @@ int us_internal_tls_reason(const struct us_socket_t *s) {
     return 0;
 }
 
+int us_internal_tls_is_cut_off(const struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
 int us_internal_tls_give_up(struct us_socket_t *s) {
     (void) s;
     return 0;

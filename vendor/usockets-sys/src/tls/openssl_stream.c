@@ -138,6 +138,12 @@ int us_internal_tls_reason(const struct us_socket_t *s) {
     }
 }
 
+int us_internal_tls_is_cut_off(const struct us_socket_t *s) {
+    const struct tls_connection *connection = s->flags & S_TLS && s->cold ? s->cold->tls : NULL;
+    return connection && connection->stream == TLS_STREAM_OPEN && !connection->tolerant &&
+           !connection->config->tolerate_truncation;
+}
+
 /* Others will receive into that memory. */
 void us_internal_tls_leave(struct us_socket_t *s) {
     struct tls_connection *connection = s->cold ? s->cold->tls : NULL;

@@ -42,6 +42,8 @@ int us_internal_tls_tell(struct us_socket_t *s);
 /* Why it can't go on, USX_REASON_TLS or _TRUNCATED; 0: not because of TLS. And closes it for that; zero: not so. */
 int us_internal_tls_reason(const struct us_socket_t *s);
 int us_internal_tls_give_up(struct us_socket_t *s);
+/* The connection is over, and the peer's close_notify has not come: it must not look complete. */
+int us_internal_tls_is_cut_off(const struct us_socket_t *s);
 /* The program itself ends what comes: that is not a truncation. */
 void us_internal_tls_expect_end(struct us_socket_t *s);
 /* A socket is to linger whose handshake is not done: non-zero if that goes on without the program. */
