@@ -16,6 +16,8 @@ mod objects;
 mod output;
 mod peer;
 mod pipe;
+#[cfg(usockets_tls)]
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
