@@ -11,7 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Tests of the engine whose names contain one of these.
-engine=(adopt moving close freeing wakeup timer connect unix accepted release poll_)
+engine=(adopt moving close freeing wakeup timer connect unix accepted release poll_
+    tls_handshake_is_told tls_certificates_of_servers_that_are_refused tls_small_writes
+    tls_sessions_are_given tls_starts_as tls_names_choose tls_bad_beginnings)
 # Not these: valgrind has descriptors of its own, which are counted too.
 engine_not="descriptor_limit|close_on_exec"
 
@@ -23,6 +25,7 @@ crate=(
     "over_tcp:streams::drop_counts"
     "over_tcp:streams::echo"
     "over_tcp:streams::stale_handles"
+    "over_tls:streams::echo"
     "stale_handles:"
     "timers:"
     "worker_pool:"
