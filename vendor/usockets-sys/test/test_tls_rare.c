@@ -144,4 +144,28 @@ void test_tls_no_question_after_close(void) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Sessions without end
+ * --------------------------------------------------------------------------------------------- */
+
+/* All that one receive brings are kept until the program is told, each with the certificate of the server: so there is
+ * an end to it. */
+void test_tls_sessions_that_wait_to_be_told_are_bounded(void) {
+    struct one one = {0};
+    one_begin(&one, 1);
+    (void) peer_accept_open(&one.peer, &one.side, USX_TLS_1_3);
+    RUN_UNTIL(one.loop, one.side.count[SESSION] == 2);
+    for (int i = 0; i < 500; i++) {
+        ERR_clear_error();
+        ASSERT_EQ(SSL_new_session_ticket(one.peer.ssl), 1);
+        ASSERT_EQ(SSL_do_handshake(one.peer.ssl), 1);
+    }
+    unsigned long long before = statistics_of(one.loop).receives;
+    peer_write(&one.peer, "hello", 5);
+    RUN_UNTIL(one.loop, (peer_send(&one.peer), one.side.received_length == 5));
+    ASSERT_GT(one.side.count[SESSION], 2);
+    ASSERT_LE((unsigned long long) one.side.count[SESSION], 2 + 16 * (statistics_of(one.loop).receives - before));
+    one_end(&one);
+}
+
 #endif

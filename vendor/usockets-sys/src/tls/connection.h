@@ -18,6 +18,9 @@
  * read. */
 #define ANSWER_LIMIT 65536
 
+/* Sessions that may wait to be told. Each has the server's certificate in it, and comes as a few bytes. */
+#define SESSIONS_MAX 16
+
 /* Bytes of ciphertext that a send has room for: full records, or a flight of a handshake. */
 #define SEALED_LENGTH (RECORDS_PER_SEND * (RECORD_LENGTH + RECORD_OVERHEAD))
 

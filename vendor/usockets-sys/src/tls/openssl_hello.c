@@ -368,12 +368,16 @@ int us_internal_tls_check_resumed(struct tls_connection *connection) {
     return -EPROTO;
 }
 
-static void append_session(struct tls_connection *connection, struct tls_session *session) {
-    struct tls_session **last = &connection->sessions;
-    while (*last) {
-        last = &(*last)->next;
+/* Where the next one to be told belongs; NULL: there are enough of them. */
+static struct tls_session **place_of_session(struct tls_connection *connection) {
+    struct tls_session **place = &connection->sessions;
+    for (int i = 0; i < SESSIONS_MAX; i++) {
+        if (!*place) {
+            return place;
+        }
+        place = &(*place)->next;
     }
-    *last = session;
+    return NULL;
 }
 
 /* A session is told later, outside of the library. */
@@ -382,6 +386,10 @@ static int on_new_session(SSL *ssl, SSL_SESSION *session) {
     struct us_socket_t *s = connection ? us_internal_tls_socket(connection) : NULL;
     struct tls_context *context = s ? s->context->tls : NULL;
     if (!context || !context->on_session || !connection->is_client || !SSL_SESSION_is_resumable(session)) {
+        return 0;
+    }
+    struct tls_session **place = place_of_session(connection);
+    if (!place) {
         return 0;
     }
     int length = i2d_SSL_SESSION(session, NULL);
@@ -394,7 +402,7 @@ static int on_new_session(SSL *ssl, SSL_SESSION *session) {
     unsigned char *bytes = copy->bytes + SESSION_HEAD;
     copy->length = SESSION_HEAD + (size_t) i2d_SSL_SESSION(session, &bytes);
     copy->next = NULL;
-    append_session(connection, copy);
+    *place = copy;
     return 0;
 }
 
