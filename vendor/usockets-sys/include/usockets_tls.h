@@ -150,8 +150,8 @@ struct usx_tls_config_t;
 struct usx_tls_config_t *usx_tls_config_create(const struct usx_tls_options *options,
                                                struct usx_tls_error *error);
 /* The same of an SSL_CTX that the program has set up by itself, which is retained. Its client-hello, certificate-verify,
- * ALPN-select, new-session and info callbacks become the engine's where these have a use; tickets and the session id
- * context stay the program's business. Clients whose verify mode has SSL_VERIFY_PEER also check the name, as with
+ * ALPN-select, new-session and info callbacks become the engine's where these have a use, and it renegotiates no more;
+ * tickets and the session id context stay the program's business. Clients whose verify mode has SSL_VERIFY_PEER also check the name, as with
  * `check_name`. Given again it is the same configuration, which must have had the role the first time
  * (USX_TLS_ERROR_OPTION). */
 struct usx_tls_config_t *usx_tls_config_from_native(void *ssl_ctx, int role, struct usx_tls_error *error);

@@ -168,4 +168,54 @@ void test_tls_sessions_that_wait_to_be_told_are_bounded(void) {
     one_end(&one);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * SSL_CTX of the program
+ * --------------------------------------------------------------------------------------------- */
+
+/* It may have the library read ahead, which then has bytes of which nobody is told. */
+void test_tls_native_configuration_that_reads_ahead(void) {
+    struct one one = {.loop = test_loop_with_clock()};
+    SSL_CTX *context = peer_server_context(CREDENTIAL_SERVER, USX_TLS_1_3);
+    SSL_CTX_set_read_ahead(context, 1);
+    one.side.server_config = usx_tls_config_from_native(context, USX_TLS_SERVER, NULL);
+    ASSERT_NOT_NULL(one.side.server_config);
+    SSL_CTX_free(context);
+    side_init_deferring(&one.side, one.loop);
+    usx_tls_config_release(one.side.server_config);
+    (void) peer_connect(&one.peer, &one.side, USX_TLS_1_3);
+    ASSERT(!peer_step(&one.peer));
+    RUN_UNTIL(one.loop, (peer_receive(&one.peer), ERR_clear_error(), SSL_do_handshake(one.peer.ssl) == 1));
+    peer_write(&one.peer, "hello", 5);
+    peer_send(&one.peer); /* with the last message of the handshake */
+    RUN_UNTIL(one.loop, one.side.received_length == 5);
+    one_end(&one);
+}
+
+static void native_client(struct one *one, int version) {
+    SSL_CTX *context = peer_client_context(version);
+    one->loop = test_loop_with_clock();
+    one->side.close = keep_reason;
+    one->side.client_config = usx_tls_config_from_native(context, USX_TLS_CLIENT, NULL);
+    ASSERT_NOT_NULL(one->side.client_config);
+    SSL_CTX_free(context);
+    side_init_deferring(&one->side, one->loop);
+    usx_tls_config_release(one->side.client_config);
+}
+
+/* Renegotiation would have output wait for input: it is refused here as well. */
+void test_tls_native_configuration_refuses_to_renegotiate(void) {
+    struct one one = {0};
+    native_client(&one, USX_TLS_1_2);
+    struct us_socket_t *s = peer_accept_open(&one.peer, &one.side, USX_TLS_1_2);
+    ERR_clear_error();
+    ASSERT_EQ(SSL_renegotiate(one.peer.ssl), 1);
+    (void) SSL_do_handshake(one.peer.ssl);
+    peer_write(&one.peer, "hello", 5);
+    peer_send(&one.peer);
+    RUN_UNTIL(one.loop, one.side.received_length == 5);
+    ASSERT_EQ(us_socket_write(ssl, s, "world", 5, 0), 5);
+    ASSERT_EQ(one.side.count[HANDSHAKE], 1);
+    one_end(&one);
+}
+
 #endif

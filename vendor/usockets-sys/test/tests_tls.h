@@ -199,6 +199,8 @@ TEST(tls_last_flight_waits_for_room)
 TEST(tls_output_behind_a_failure_ends_a_paused_connection)
 TEST(tls_no_question_after_close)
 TEST(tls_sessions_that_wait_to_be_told_are_bounded)
+TEST(tls_native_configuration_that_reads_ahead)
+TEST(tls_native_configuration_refuses_to_renegotiate)
 
 /* test_tls_random.c */
 SLOW_TEST(random_traffic_over_tls_keeps_order_and_bytes, 60)

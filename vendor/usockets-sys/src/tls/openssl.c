@@ -268,6 +268,7 @@ static int make_ssl(struct tls_connection *connection) {
     }
     BIO_set_data(bio, connection);
     SSL_set_bio(ssl, bio, bio);
+    SSL_set_read_ahead(ssl, 0); /* what the library takes without need, nobody knows of */
     if (connection->is_client) {
         SSL_set_connect_state(ssl);
     } else {

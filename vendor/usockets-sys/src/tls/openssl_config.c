@@ -201,6 +201,7 @@ static struct usx_tls_config_t *make_native(SSL_CTX *ssl_ctx, int role) {
     }
     (void) SSL_CTX_set_mode(ssl_ctx,
                             SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    (void) SSL_CTX_set_options(ssl_ctx, SSL_OP_NO_RENEGOTIATION);
     us_internal_tls_install(ssl_ctx, role);
     return config;
 }
