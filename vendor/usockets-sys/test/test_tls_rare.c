@@ -218,4 +218,36 @@ void test_tls_native_configuration_refuses_to_renegotiate(void) {
     one_end(&one);
 }
 
+/* What a name asks for beyond certificates it trusts, such as lists of those that were revoked. */
+void test_tls_native_configuration_of_a_name_verifies_as_it_says(void) {
+    for (int i = 0; i < 2; i++) {
+        struct one one = {0};
+        one_begin(&one, 0);
+        SSL_CTX *context = peer_server_context(CREDENTIAL_SERVER, versions[i]);
+        struct usx_tls_bytes ca = credential_certificate(CREDENTIAL_CA, USX_TLS_DER);
+        const unsigned char *der = ca.data;
+        X509 *trusted = d2i_X509(NULL, &der, (long) ca.length);
+        ASSERT_EQ(X509_STORE_add_cert(SSL_CTX_get_cert_store(context), trusted), 1);
+        X509_free(trusted);
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+        ASSERT_EQ(X509_VERIFY_PARAM_set_flags(SSL_CTX_get0_param(context), X509_V_FLAG_CRL_CHECK), 1);
+        struct usx_tls_config_t *named = usx_tls_config_from_native(context, USX_TLS_SERVER, NULL);
+        ASSERT_OK(usx_context_add_server_name(one.side.context, "strict.example.test", named, NULL, NULL, 0));
+        usx_tls_config_release(named);
+        SSL_CTX_free(context);
+        int fd;
+        (void) open_raw(&one.side, &fd);
+        context = peer_client_context(versions[i]);
+        peer_use_certificate(context, CREDENTIAL_CLIENT);
+        peer_begin(&one.peer, context, fd, 0);
+        SSL_CTX_free(context);
+        ASSERT_EQ(SSL_set_tlsext_host_name(one.peer.ssl, "strict.example.test"), 1);
+        RUN_UNTIL(one.loop, (peer_step(&one.peer), one.side.count[CLOSE] || one.side.count[HANDSHAKE]));
+        ASSERT_EQ(one.side.count[HANDSHAKE], 0);
+        ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_VERIFY);
+        ASSERT_EQ(last_failure.verify_result, X509_V_ERR_UNABLE_TO_GET_CRL);
+        one_end(&one);
+    }
+}
+
 #endif

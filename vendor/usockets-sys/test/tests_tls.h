@@ -201,6 +201,7 @@ TEST(tls_no_question_after_close)
 TEST(tls_sessions_that_wait_to_be_told_are_bounded)
 TEST(tls_native_configuration_that_reads_ahead)
 TEST(tls_native_configuration_refuses_to_renegotiate)
+TEST(tls_native_configuration_of_a_name_verifies_as_it_says)
 
 /* test_tls_random.c */
 SLOW_TEST(random_traffic_over_tls_keeps_order_and_bytes, 60)

@@ -64,11 +64,13 @@ int us_internal_tls_select(struct tls_connection *connection, struct usx_tls_con
     /* That has taken over the certificate; what else is of the name follows. */
     SSL_CTX *ssl_ctx = config->ssl_ctx;
     SSL_set_verify(ssl, SSL_CTX_get_verify_mode(ssl_ctx), SSL_CTX_get_verify_callback(ssl_ctx));
+    X509_VERIFY_PARAM_clear_flags(SSL_get0_param(ssl), X509_VERIFY_PARAM_get_flags(SSL_get0_param(ssl)));
     SSL_clear_options(ssl, SSL_get_options(ssl) & ~SSL_CTX_get_options(ssl_ctx));
     SSL_set_options(ssl, SSL_CTX_get_options(ssl_ctx));
     STACK_OF(X509_NAME) *names = SSL_dup_CA_list(SSL_CTX_get_client_CA_list(ssl_ctx));
     SSL_set_client_CA_list(ssl, names);
-    if (!SSL_set_session_id_context(ssl, config->policy, sizeof(config->policy)) ||
+    if (!SSL_set1_param(ssl, SSL_CTX_get0_param(ssl_ctx)) ||
+        !SSL_set_session_id_context(ssl, config->policy, sizeof(config->policy)) ||
         !SSL_set_min_proto_version(ssl, (int) SSL_CTX_get_min_proto_version(ssl_ctx)) ||
         !SSL_set_max_proto_version(ssl, (int) SSL_CTX_get_max_proto_version(ssl_ctx))) {
         return -ENOMEM;
