@@ -161,7 +161,8 @@ int us_internal_output_seal(struct us_socket_t *s, const char *data, size_t leng
         return 0;
     }
     size_t before = item ? item->length : 0;
-    size_t room = before + length < COPY_ROOM ? COPY_ROOM : before + length;
+    /* More than is needed, because a queue may come in many pieces. */
+    size_t room = before + before / 2 + length < COPY_ROOM ? COPY_ROOM : before + before / 2 + length;
     struct output_item *larger = sys_malloc(sizeof(*larger) + room);
     if (!larger) {
         return -ENOMEM;

@@ -193,6 +193,24 @@ void test_tls_starts_behind_plaintext_that_waits(void) {
     }
 }
 
+/* Also if it is a lot of little pieces: to put them together takes no time that grows with their square. */
+void test_tls_starts_behind_many_pieces_that_wait(void) {
+    struct start start;
+    size_t count = 16384 / (size_t) harness_slowness;
+    version = USX_TLS_1_3;
+    start_begin(&start, 0);
+    struct us_socket_t *s = open_raw(&start.plain, &start.fd);
+    start_peer(&start, 0);
+    for (size_t i = 0; i < count; i++) {
+        ASSERT_OK(send_pattern(s, i * 1024, 1024));
+    }
+    ASSERT_OK(usx_socket_start_tls_later(s, start.secure.context, 0, 0, &functions, &move, NULL));
+    RUN_UNTIL(start.loop, move.after == 1);
+    raw_expect(start.loop, start.fd, 0, count * 1024);
+    expect_echo(&start);
+    start_end(&start);
+}
+
 /* Closed instead, or refused by its owner. */
 void test_tls_start_that_does_not_happen(void) {
     struct start start;
