@@ -25,7 +25,6 @@ crate=(
     "over_tcp:streams::drop_counts"
     "over_tcp:streams::echo"
     "over_tcp:streams::stale_handles"
-    "over_tls:streams::echo"
     "stale_handles:"
     "timers:"
     "worker_pool:"
