@@ -126,6 +126,20 @@ fn identities_that_are_no_good() {
     let wrong = TlsIdentity::from_pkcs12_file(&p12, "hunter3").expect("it is there");
     let error = TlsServerOptions::new(wrong).build();
     assert_eq!(file_of(error), Some(p12));
+    let nothing = [
+        TlsIdentity::from_pem("", ""),
+        TlsIdentity::from_pem("", &issued.key),
+        TlsIdentity::from_der(Vec::<Vec<u8>>::new(), ""),
+        TlsIdentity::from_pkcs12("", ""),
+    ];
+    for nothing in nothing {
+        let server = TlsServerOptions::new(nothing.clone()).build();
+        assert_eq!(kind_of(server), TlsErrorKind::Certificate);
+        let client = TlsClientOptions::new().identity(nothing.clone()).build();
+        assert_eq!(kind_of(client), TlsErrorKind::Certificate);
+        let config = TlsServerOptions::new(issued.identity()).build().expect("a configuration");
+        assert_eq!(kind_of(config.with_identity(&nothing)), TlsErrorKind::Certificate);
+    }
     let empty = TlsIdentity::from_der(Vec::<Vec<u8>>::new(), &issued.key_der);
     assert_eq!(kind_of(TlsServerOptions::new(empty).build()), TlsErrorKind::Certificate);
 

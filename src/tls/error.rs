@@ -129,6 +129,12 @@ impl TlsError {
         Self { kind, about: None, said: LibraryError::default(), source: None }
     }
 
+    /// The same about a file.
+    pub(crate) fn about(mut self, file: Option<&Path>) -> Self {
+        self.about = file.map(Path::to_owned);
+        self
+    }
+
     fn what(&self) -> &'static str {
         match self.kind {
             TlsErrorKind::Memory => "the TLS library is out of memory",

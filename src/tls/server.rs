@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use usockets_sys as sys;
 
-use super::error::{TlsErrorKind, config_error};
+use super::error::{TlsError, TlsErrorKind, config_error};
 use super::identity::TlsIdentity;
 use super::policy::{Policy, policy_methods};
 use super::tickets::TicketKeys;
@@ -182,6 +182,11 @@ impl<'a> Parts<'a> {
         &self,
         more: impl FnOnce(&mut ConfigSettings<'a>),
     ) -> Result<RawConfig, UsError> {
+        // To the engine a certificate without bytes is none, and that would do.
+        if let Some(empty) = self.identity.filter(|identity| identity.certificate().1.is_empty()) {
+            let kind = TlsErrorKind::Certificate;
+            return Err(TlsError::of_kind(kind).about(empty.file(kind)).into());
+        }
         let policy = self.policy.to_raw()?;
         let places =
             if self.trust.has_system() { SystemPlaces::find() } else { SystemPlaces::default() };
