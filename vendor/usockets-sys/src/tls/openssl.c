@@ -180,7 +180,11 @@ int us_internal_tls_give_up(struct us_socket_t *s) {
         if (reason == USX_REASON_TLS) {
             us_internal_output_discard_unsealed(s); /* the alert is all that is still of use */
         }
-        us_internal_socket_close_now(s, reason, 0);
+        if (s->context->loop->halt) {
+            us_internal_socket_close_later(s, reason); /* no callback may run in a loop that was halted */
+        } else {
+            us_internal_socket_close_now(s, reason, 0);
+        }
     }
     return reason != 0;
 }
