@@ -190,6 +190,11 @@ impl Shell {
         }
     }
 
+    /// Whether a panic waits, so that no callback may be called.
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.panics.is_pending()
+    }
+
     /// Keeps the panic for later, and lets C do no more than it must.
     #[cold]
     fn panicked(&self, payload: Payload) {

@@ -244,6 +244,12 @@ impl<'a> RawSocket<'a> {
 
     // -- Control ------------------------------------------------------------------------------
 
+    /// Has `on_close` called once more by the next run, in whose midst it is now.
+    pub(crate) fn close_again(self) {
+        // SAFETY: the socket is alive (see `live`); nothing is called back now.
+        unsafe { sys::usx_socket_close_again(self.as_ptr()) };
+    }
+
     /// Closes as a pending effect.
     pub(crate) fn close(self, reset: bool) {
         // SAFETY: the socket is alive (see `live`) and its context defers: nothing is called back.

@@ -188,7 +188,10 @@ unsafe extern "C" fn on_close<const SSL: bool, T: 'static, S: 'static>(
     // SAFETY: C calls, and this function was registered for a context of these types.
     let scene = unsafe { Scene::<SSL, T, S>::new(raw) };
     let reason = CloseReason::of(scene.socket).unwrap_or(CloseReason::Local);
-    super::tls::before_close(&scene, &reason);
+    if super::tls::before_close(&scene, &reason).is_break() {
+        scene.socket.close_again();
+        return raw;
+    }
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_close) = &mut callbacks.on_close {
             on_close(context_state, socket, state, &reason);

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_uchar, c_void};
 use std::io;
+use std::ops::ControlFlow;
 use std::ptr;
 use std::rc::Rc;
 
@@ -55,19 +56,22 @@ unsafe extern "C" fn on_handshake<const SSL: bool, T: 'static, S: 'static>(
     raw
 }
 
-/// Before the `on_close` of a socket: tells about a handshake that was never done.
+/// Before the `on_close` of a socket: tells about a handshake that was never done. Breaks off if the program
+/// panics, after which nothing may be called: the rest is for the next run.
 pub(super) fn before_close<const SSL: bool, T: 'static, S: 'static>(
     scene: &Scene<'_, SSL, T, S>,
     reason: &CloseReason,
-) {
-    if !SSL || ext::is_handshake_told(scene.socket) {
-        return;
+) -> ControlFlow<()> {
+    if !SSL || ext::is_handshake_told(scene.socket) || scene.shell.has_panicked() {
+        return ControlFlow::Continue(());
     }
+    ext::set_handshake_told(scene.socket);
     scene.call(|callbacks, context_state, socket, state| {
         if let Some(on_handshake) = &mut callbacks.tls.on_handshake {
             on_handshake(context_state, socket, state, Err(reason));
         }
     });
+    if scene.shell.has_panicked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 unsafe extern "C" fn on_verify<const SSL: bool, T: 'static, S: 'static>(

@@ -1166,6 +1166,8 @@ unsafe extern "C" {
     /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_close(s: *mut us_socket_t, reset: c_int);
     /// See "Sockets" in `usockets_ext.h`.
+    pub fn usx_socket_close_again(s: *mut us_socket_t);
+    /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_close_after_flush(s: *mut us_socket_t);
     /// See "Sockets" in `usockets_ext.h`.
     pub fn usx_socket_discard(s: *mut us_socket_t);

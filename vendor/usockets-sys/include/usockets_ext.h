@@ -477,6 +477,10 @@ struct usx_close_reason usx_socket_close_reason(struct us_socket_t *s);
  * meanwhile. */
 void usx_socket_close(struct us_socket_t *s, int reset);
 
+/* From inside on_close, where the loop was halted before all was told: on_close is called once more, by the next run
+ * or turn or by the teardown, and the socket is not released before. */
+void usx_socket_close_again(struct us_socket_t *s);
+
 /* Takes no more output, and closes when what was accepted has been given to the system; until then the socket is
  * open and receives. */
 void usx_socket_close_after_flush(struct us_socket_t *s);

@@ -176,6 +176,13 @@ void usx_socket_close(struct us_socket_t *s, int reset) {
     }
 }
 
+void usx_socket_close_again(struct us_socket_t *s) {
+    if (s->flags & S_CLOSED) {
+        s->flags |= S_CLOSE_AGAIN;
+        us_internal_effect_push(s->context->loop, s);
+    }
+}
+
 struct us_socket_t *us_socket_close_connecting(int ssl, struct us_socket_t *s) {
     (void) ssl;
     usx_socket_discard(s);
@@ -221,7 +228,10 @@ static void open_now(struct us_loop_t *loop, struct us_socket_t *s) {
 }
 
 void us_internal_socket_effect(struct us_loop_t *loop, struct us_socket_t *s) {
-    if (s->flags & S_MOVING) {
+    if (s->flags & S_CLOSE_AGAIN) {
+        s->flags &= ~S_CLOSE_AGAIN;
+        (void) call_handler(s, (struct close_words){0, NULL});
+    } else if (s->flags & S_MOVING) {
         us_internal_adoption_effect(loop, s);
     } else if (s->flags & S_CLOSING) {
         finish(s, (struct close_words){0, NULL});

@@ -163,6 +163,7 @@ _Static_assert(sizeof(struct us_poll_t) == 12, "the head of everything with a de
 #define S_DRAIN_DUE 0x10000000u    /* on_drain_requested is a pending effect */
 #define S_DRAIN_TOLD 0x20000000u   /* on_drain_requested has been called in this context */
 #define S_DRAIN_FORCED 0x40000000u /* ended because its context had drained for long enough */
+#define S_CLOSE_AGAIN 0x80000000u  /* CLOSED, and a second call of on_close is a pending effect */
 
 /* Whom a limit per address takes for one peer, see peers.c. */
 struct peer_key {

@@ -34,6 +34,40 @@ void test_identity_ends_with_the_release_and_is_not_used_again(void) {
     finish(loop);
 }
 
+static struct us_socket_t *halt_and_close_again(struct side *side, struct us_socket_t *s) {
+    if (side->count[CLOSE] % 2) {
+        usx_loop_halt(side->loop);
+        usx_socket_close_again(s);
+    }
+    return s;
+}
+
+void test_on_close_is_called_again_by_the_next_turn_and_by_the_teardown(void) {
+    struct us_loop_t *loop = test_loop();
+    struct side server = {.close = halt_and_close_again};
+    side_init_deferring(&server, loop);
+    int fd;
+    struct us_socket_t *s = open_raw(&server, &fd);
+    uint64_t id = usx_socket_id(s);
+    usx_socket_close_again(s); /* it is open: nothing */
+    usx_socket_close(s, 0);
+    turn(loop);
+    ASSERT_EQ(server.count[CLOSE], 1);
+    ASSERT_PTR_EQ(usx_find_socket(loop, id), s);
+    turn(loop);
+    ASSERT_EQ(server.count[CLOSE], 2);
+    ASSERT_NULL(usx_find_socket(loop, id));
+    turn(loop);
+    ASSERT_EQ(server.count[CLOSE], 2);
+
+    usx_socket_close(open_raw(&server, &fd), 0);
+    turn(loop);
+    ASSERT_EQ(server.count[CLOSE], 3);
+    ASSERT_OK(usx_loop_teardown(loop));
+    ASSERT_EQ(server.count[CLOSE], 4);
+    finish(loop);
+}
+
 void test_identity_finds_only_its_own_kind(void) {
     struct us_loop_t *loop = test_loop();
     struct side server = {0};

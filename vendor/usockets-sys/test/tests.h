@@ -268,6 +268,7 @@ TEST(close_in_open_is_followed_by_on_close)
 
 /* test_ext_sockets.c */
 TEST(identity_ends_with_the_release_and_is_not_used_again)
+TEST(on_close_is_called_again_by_the_next_turn_and_by_the_teardown)
 TEST(identity_finds_only_its_own_kind)
 TEST(identity_of_a_context_ends_with_its_last_reference)
 TEST(context_lives_as_long_as_its_sockets_and_listeners)
