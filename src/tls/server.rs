@@ -100,7 +100,8 @@ impl TlsServerOptions {
     }
 
     /// How many session tickets a client gets after a full handshake, from 0 to 16; with 0 no session
-    /// is ever resumed. Default: 1; browsers ask for some more.
+    /// is ever resumed. Default: 1; browsers ask for some more. A session is not resumed once the certificate that
+    /// the client has proved itself by has expired.
     pub fn tickets(mut self, count: u8) -> Self {
         self.tickets = count;
         self

@@ -369,6 +369,7 @@ enum credential {
     CREDENTIAL_OTHER_HOST,   /* a server's, for elsewhere.test only */
     CREDENTIAL_CLIENT,
     CREDENTIAL_OTHER_CLIENT, /* of the other CA */
+    CREDENTIAL_EXPIRED_CLIENT, /* until yesterday */
     CREDENTIALS
 };
 

@@ -38,6 +38,7 @@ static const struct recipe recipes[CREDENTIALS] = {
     [CREDENTIAL_CLIENT] = {"client", NULL, "clientAuth", CREDENTIAL_CA, -1, 90, 0},
     [CREDENTIAL_OTHER_CLIENT] =
         {"other-client", NULL, "clientAuth", CREDENTIAL_OTHER_CA, -1, 90, 0},
+    [CREDENTIAL_EXPIRED_CLIENT] = {"expired-client", NULL, "clientAuth", CREDENTIAL_CA, -9, -1, 0},
 };
 
 static struct {

@@ -391,6 +391,56 @@ void test_tls_sessions_do_not_get_past_on_verify_of_a_client(void) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Certificates that have expired since
+ * --------------------------------------------------------------------------------------------- */
+
+/* Has verification not mind: so sessions are made with what expires later elsewhere. */
+static void ignore_time(struct usx_tls_config_t *config) {
+    X509_STORE *store = SSL_CTX_get_cert_store(usx_tls_config_native(config));
+    ASSERT_EQ(X509_STORE_set_flags(store, X509_V_FLAG_NO_CHECK_TIME), 1);
+}
+
+static void resume_expired_client(void) {
+    struct us_loop_t *loop = test_loop_with_clock();
+    struct side server = {0};
+    SSL_CTX *context = peer_client_context(version);
+    SSL_SESSION *session = NULL;
+    tls_server_init(&server, loop, require_clients);
+    ignore_time(usx_context_tls(server.context, USX_TLS_SERVER));
+    peer_use_certificate(context, CREDENTIAL_EXPIRED_CLIENT);
+    ASSERT_EQ(connect_with(&server, context, "localhost", &session), 0);
+    ASSERT_EQ(connect_with(&server, context, "localhost", &session), 0);
+    SSL_SESSION_free(session);
+    SSL_CTX_free(context);
+    finish(loop);
+}
+
+static void with_expired_certificate(struct usx_tls_options *options) {
+    only_version(options);
+    options->certificate = credential_certificate(CREDENTIAL_EXPIRED, USX_TLS_PEM);
+    options->key = credential_key(CREDENTIAL_EXPIRED, USX_TLS_PEM, NULL);
+}
+
+static void resume_expired_server(void) {
+    struct pair pair;
+    pair_begin(&pair, with_expired_certificate);
+    ignore_time(usx_context_tls(pair.client.context, USX_TLS_CLIENT));
+    ASSERT_EQ(exchange(&pair, &pair.client, "localhost", NULL, 0), 0);
+    struct kept kept = latest_session(&pair.client);
+    ASSERT_EQ(exchange(&pair, &pair.client, "localhost", kept.bytes, kept.length), 0);
+    finish(pair.loop);
+}
+
+/* Resumption, which renews sessions, is no way to go on with a certificate that is not valid any more. */
+void test_tls_sessions_do_not_outlive_certificates(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        resume_expired_client();
+        resume_expired_server();
+    }
+}
+
 static struct us_socket_t *close_in_session_data;
 
 static void close_in_session(struct side *side, struct us_socket_t *s) {

@@ -38,6 +38,9 @@ struct usx_tls_config_t *us_internal_tls_config_compatible(const struct us_socke
 
 /* openssl_tickets.c: makes an SSL_CTX use the ticket keys of its configuration. */
 void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx);
+/* Resumption renews a session without another look at the peer's certificate. So it must not outlive that, where it was
+ * verified. */
+int us_internal_tls_outlives_certificate(const SSL_SESSION *session, const struct usx_tls_config_t *config);
 
 /* openssl.c: sets the callbacks that belong to connections: client hello, verify, ALPN, new session. */
 void us_internal_tls_install(SSL_CTX *ssl_ctx, int role);

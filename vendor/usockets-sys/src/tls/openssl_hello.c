@@ -328,7 +328,8 @@ static void offer_session(struct tls_connection *connection) {
     }
     const unsigned char *bytes = (const unsigned char *) connection->resume + SESSION_HEAD;
     SSL_SESSION *session = d2i_SSL_SESSION(NULL, &bytes, (long) (connection->resume_length - SESSION_HEAD));
-    if (session && SSL_SESSION_is_resumable(session)) {
+    if (session && SSL_SESSION_is_resumable(session) &&
+        !us_internal_tls_outlives_certificate(session, connection->config)) {
         (void) SSL_set_session(connection->ssl, session);
     }
     SSL_SESSION_free(session);

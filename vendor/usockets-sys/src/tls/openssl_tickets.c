@@ -193,8 +193,30 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
     return index == 0 && !is_spent ? 1 : 2;
 }
 
+int us_internal_tls_outlives_certificate(const SSL_SESSION *session,
+                                         const struct usx_tls_config_t *config) {
+    const X509 *peer = SSL_SESSION_get0_peer((SSL_SESSION *) (uintptr_t) session);
+    return peer != NULL && config->verify != USX_TLS_VERIFY_NONE &&
+           X509_cmp_current_time(X509_get0_notAfter(peer)) <= 0;
+}
+
+/* A ticket that could be decrypted, or not. What is left aside is followed by a full handshake, and a new one. */
+static SSL_TICKET_RETURN on_session(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
+                                    size_t name_length, SSL_TICKET_STATUS status, void *argument) {
+    (void) name;
+    (void) name_length;
+    (void) argument;
+    const struct usx_tls_config_t *config = us_internal_tls_config_of(SSL_get_SSL_CTX(ssl));
+    int is_good = status == SSL_TICKET_SUCCESS || status == SSL_TICKET_SUCCESS_RENEW;
+    if (!is_good || (config != NULL && us_internal_tls_outlives_certificate(session, config))) {
+        return SSL_TICKET_RETURN_IGNORE_RENEW;
+    }
+    return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
+}
+
 void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx) {
     (void) SSL_CTX_set_tlsext_ticket_key_evp_cb(ssl_ctx, on_ticket);
+    (void) SSL_CTX_set_session_ticket_cb(ssl_ctx, NULL, on_session, NULL);
 }
 
 #endif
