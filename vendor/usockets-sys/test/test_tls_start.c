@@ -211,6 +211,26 @@ void test_tls_starts_behind_many_pieces_that_wait(void) {
     start_end(&start);
 }
 
+/* What an attempt that came to nothing asked for is not asked for by the next one. */
+void test_tls_starts_anew_after_a_refusal(void) {
+    static const struct usx_tls_connect named = {.server_name = "elsewhere.test"};
+    static const struct usx_tls_connect unnamed = {0};
+    struct start start;
+    version = USX_TLS_1_3;
+    start_begin(&start, 1);
+    connect_plain(&start);
+    start_peer(&start, 1);
+    struct us_socket_t *s = start.plain.opened;
+    move.refuse = 1;
+    ASSERT_OK(usx_socket_start_tls_later(s, start.secure.context, 0, 0, &functions, &move, &named));
+    RUN_UNTIL(start.loop, move.before == 1);
+    memset(&move, 0, sizeof move);
+    ASSERT_OK(usx_socket_start_tls_later(s, start.secure.context, 0, 0, &functions, &move, &unnamed));
+    expect_echo(&start);
+    ASSERT_NULL(SSL_get_servername(start.peer.ssl, TLSEXT_NAMETYPE_host_name));
+    start_end(&start);
+}
+
 /* Closed instead, or refused by its owner. */
 void test_tls_start_that_does_not_happen(void) {
     struct start start;

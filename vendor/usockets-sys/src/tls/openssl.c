@@ -233,6 +233,17 @@ static struct tls_connection *make(struct us_socket_t *s) {
     return cold->tls;
 }
 
+/* What remember() has. */
+static void forget_wishes(struct tls_connection *connection) {
+    sys_free(connection->server_name);
+    connection->server_name = NULL;
+    if (connection->resume) {
+        OPENSSL_cleanse(connection->resume, connection->resume_length);
+        sys_free(connection->resume);
+        connection->resume = NULL;
+    }
+}
+
 void us_internal_tls_free(struct us_socket_t *s) {
     struct tls_connection *connection = s->cold->tls;
     if (!connection) {
@@ -249,12 +260,8 @@ void us_internal_tls_free(struct us_socket_t *s) {
         sys_free(session);
     }
     sys_free(connection->kept);
-    sys_free(connection->server_name);
     sys_free(connection->checked_name);
-    if (connection->resume) {
-        OPENSSL_cleanse(connection->resume, connection->resume_length);
-        sys_free(connection->resume);
-    }
+    forget_wishes(connection);
     sys_free(connection);
     s->cold->tls = NULL;
 }
@@ -349,6 +356,7 @@ static int remember(struct us_socket_t *s, const struct usx_tls_connect *options
     if (!connection) {
         return -ENOMEM;
     }
+    forget_wishes(connection); /* those of an attempt before, which came to nothing */
     int result = options->server_name ? us_internal_tls_set_name(connection, options->server_name) : 0;
     if (result == 0 && options->session && options->session_length) {
         void *copy = sys_malloc(options->session_length);
@@ -356,7 +364,6 @@ static int remember(struct us_socket_t *s, const struct usx_tls_connect *options
             return -ENOMEM;
         }
         memcpy(copy, options->session, options->session_length);
-        sys_free(connection->resume);
         connection->resume = copy;
         connection->resume_length = options->session_length;
     }
