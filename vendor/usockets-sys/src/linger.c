@@ -16,9 +16,12 @@
 /* Whether what was accepted can and should still be sent. After a failed call the back end may not know what to wait
  * for. */
 static int is_orderly(const struct us_socket_t *s) {
-    if (s->flags & (S_RESET | S_HANGUP | S_CONNECTING | S_OPENING | S_SILENT) ||
+    if (s->flags & (S_RESET | S_CONNECTING | S_OPENING | S_SILENT) ||
         (s->cold && s->cold->failure)) {
         return 0;
+    }
+    if (s->flags & S_HANGUP && us_internal_zerocopy_waits(s)) {
+        return 0; /* pollers would report it for as long as that takes */
     }
     switch (s->reason_kind) {
     case USX_REASON_LOCAL:
@@ -63,6 +66,13 @@ static int make_context(struct us_loop_t *loop) {
 static unsigned int interest_of(const struct us_loop_t *loop, const struct us_socket_t *s) {
     int can_send = s->flags & S_HANDSHAKE ? us_internal_is_sealed(s) : us_internal_has_output(loop, s);
     return (s->flags & S_END_SEEN ? 0 : LIBUS_SOCKET_READABLE) | (can_send ? LIBUS_SOCKET_WRITABLE : 0);
+}
+
+/* Where a hang-up was remembered the descriptor had left the poller. 0 or a negative errno. */
+static int watch(struct us_loop_t *loop, struct us_socket_t *s) {
+    unsigned int interest = interest_of(loop, s);
+    return s->p.watched & POLL_WATCHED ? us_internal_poll_interest(loop, &s->p, interest)
+                                       : us_internal_poll_watch(loop, &s->p, interest);
 }
 
 /* Non-zero: it can't be ended but by closing the descriptor. While memory is awaited it is not ended: when the peer has
@@ -138,8 +148,7 @@ int us_internal_linger_begin(struct us_socket_t *s) {
     }
     if ((!has_output && !us_internal_zerocopy_waits(s) && !might_reset(loop, s)) ||
         (s->flags & S_HANDSHAKE && !us_internal_tls_linger(s)) || make_context(loop) < 0 ||
-        us_internal_poll_interest(loop, &s->p, interest_of(loop, s)) < 0 ||
-        (!has_output && end_direction(loop, s))) {
+        watch(loop, s) < 0 || (!has_output && end_direction(loop, s))) {
         return 0;
     }
     s->flags |= S_LINGERING;

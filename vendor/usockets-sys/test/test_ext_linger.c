@@ -191,6 +191,28 @@ void test_unread_input_at_close_does_not_reset_what_is_on_its_way(void) {
     finish(loop);
 }
 
+/* The system tells that both sides have ended while it still has output. */
+void test_hang_up_that_was_remembered_does_not_reset_what_is_on_its_way(void) {
+    struct side server = {.open = pause_in_open};
+    struct us_loop_t *loop = begin(&server, SECONDS(8));
+    int fd;
+    struct us_socket_t *s = open_narrow(&server, AF_INET, &fd);
+    raw_write(fd, "never read", 10);
+    settle(loop);
+    size_t total = fill_peer(&server, s);
+    us_socket_shutdown(ssl, s);
+    raw_shutdown(fd);
+    settle(loop);
+    ASSERT_EQ(server.count[CLOSE], 0);
+    usx_socket_close(s, 0);
+    size_t length;
+    ASSERT_EQ(read_slowly(loop, fd, 10000, &length), 0);
+    ASSERT_EQ(length, total);
+    expect_rest(loop);
+    ASSERT_EQ(server.count[DATA], 0);
+    finish(loop);
+}
+
 void test_socket_without_output_on_its_way_does_not_linger(void) {
     struct side server = {0};
     struct us_loop_t *loop = begin(&server, SECONDS(8));
