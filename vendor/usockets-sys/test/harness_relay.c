@@ -122,13 +122,6 @@ static size_t piece_length(const struct relay *relay, const struct relay_stream 
     return length < stream->length ? length : stream->length;
 }
 
-static int is_unix(int fd) {
-    struct sockaddr_storage address;
-    socklen_t length = (socklen_t) sizeof address;
-    ASSERT_SYS(getsockname(fd, (struct sockaddr *) &address, &length));
-    return address.ss_family == AF_UNIX;
-}
-
 static void take_in(struct relay *relay, int from) {
     struct relay_stream *stream = &relay->streams[from];
     if (stream->ended || stream->length == RELAY_ROOM) {
@@ -137,12 +130,10 @@ static void take_in(struct relay *relay, int from) {
     ssize_t count = recv(relay->fds[from], stream->data + stream->length, RELAY_ROOM - stream->length, MSG_DONTWAIT);
     if (count > 0) {
         stream->length += (size_t) count;
-    } else if (count == 0) {
+    } else if (count == 0 || errno != EAGAIN) {
+        /* Also by a reset: what the system had of it came first, and is passed on. An end that has all of its output
+         * acknowledged may close with input unread. */
         stream->ended = 1;
-    } else if (errno != EAGAIN && is_unix(relay->fds[from])) {
-        stream->ended = 1; /* it has closed without having read all: what it had sent was here before */
-    } else if (errno != EAGAIN) {
-        relay->was_reset = 1;
     }
 }
 
@@ -172,8 +163,8 @@ static void move_some(struct relay *relay, int from) {
     take_in(relay, from);
     pass_on(relay, from);
     int ended = relay->streams[0].ended && relay->streams[1].ended && relay->streams[0].told && relay->streams[1].told;
-    if (relay->was_reset || ended) {
-        close_both(relay, relay->was_reset);
+    if (ended) {
+        close_both(relay, 0);
     }
 }
 

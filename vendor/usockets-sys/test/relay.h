@@ -23,7 +23,6 @@ struct relay {
     int listener;  /* -1: fds[0] is connected */
     int fds[2];    /* -1: closed, or not connected yet */
     struct relay_stream streams[2];
-    int was_reset; /* by one of the ends */
     unsigned int (*roll)(unsigned int sides);
 };
 

@@ -443,7 +443,6 @@ static void act_as_relay(struct line *line) {
     for (unsigned int i = roll(8); i > 0; i--) {
         relay_step(&line->relay, line->ends[0].s == NULL);
     }
-    ASSERT(!line->relay.was_reset || line->ends[0].lossy || line->ends[1].lossy || line->fails);
 }
 
 static void step(void) {
