@@ -65,6 +65,7 @@ void test_on_close_is_called_again_by_the_next_turn_and_by_the_teardown(void) {
     ASSERT_EQ(server.count[CLOSE], 3);
     ASSERT_OK(usx_loop_teardown(loop));
     ASSERT_EQ(server.count[CLOSE], 4);
+    side_forget(&server);
     finish(loop);
 }
 
