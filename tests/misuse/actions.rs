@@ -10,12 +10,14 @@ use bytes::Bytes;
 use socket2::SockRef;
 use usockets::{DeadlineKind, Socket, TcpKeepAlive, UsError};
 
+use crate::SSL;
 use crate::deeds::{self, Deed};
 use crate::kept::Kept;
-use crate::list;
 use crate::script;
+use crate::table::list;
+use crate::tls::{self, TlsDeed};
 use crate::values::ContextState;
-use crate::world::{Here, World};
+use crate::world::{Here, World, key_of};
 
 list! {
     /// What is done to a socket.
@@ -61,13 +63,15 @@ list! {
 pub(crate) enum Action {
     On(Which, Verb),
     Do(Deed),
+    Tls(TlsDeed),
 }
 
 impl Action {
     pub(crate) fn all() -> Vec<Self> {
         let verbs = |which| Verb::ALL.iter().map(move |verb| Self::On(which, *verb));
         let on_sockets = Which::ALL.iter().copied().flat_map(verbs);
-        on_sockets.chain(Deed::ALL.iter().copied().map(Self::Do)).collect()
+        let deeds = Deed::ALL.iter().copied().map(Self::Do);
+        on_sockets.chain(deeds).chain(TlsDeed::ALL.iter().copied().map(Self::Tls)).collect()
     }
 }
 
@@ -76,6 +80,7 @@ pub(crate) fn perform(world: &Rc<World>, action: Action, here: &mut Here<'_>) {
     match action {
         Action::On(which, verb) => on_socket(world, which, verb, here),
         Action::Do(deed) => deeds::perform(world, deed, here),
+        Action::Tls(deed) => tls::perform(world, deed, here),
     }
 }
 
@@ -85,17 +90,22 @@ pub(crate) fn perform(world: &Rc<World>, action: Action, here: &mut Here<'_>) {
 pub(crate) trait Actor {
     fn key(&self) -> String;
     fn act(&self, world: &World, verb: Verb);
+    fn act_by_tls(&self, world: &World, deed: TlsDeed);
     fn state(&self) -> Result<(), UsError>;
     fn keep(&self) -> Box<dyn Kept>;
 }
 
-impl<S: 'static> Actor for Socket<false, S> {
+impl<S: 'static> Actor for Socket<SSL, S> {
     fn key(&self) -> String {
-        format!("{:?}", self.id())
+        key_of(self)
     }
 
     fn act(&self, world: &World, verb: Verb) {
         act(world, self, verb);
+    }
+
+    fn act_by_tls(&self, world: &World, deed: TlsDeed) {
+        tls::act(world, self, deed);
     }
 
     fn state(&self) -> Result<(), UsError> {
@@ -131,7 +141,7 @@ fn on_socket(world: &World, which: Which, verb: Verb, here: &mut Here<'_>) {
     }
 }
 
-fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
+fn act<S: 'static>(world: &World, socket: &Socket<SSL, S>, verb: Verb) {
     match verb {
         Verb::Close => {
             socket.close();
@@ -251,7 +261,7 @@ fn act<S: 'static>(world: &World, socket: &Socket<false, S>, verb: Verb) {
 }
 
 /// Has more waiting than the system takes.
-fn clog<S: 'static>(socket: &Socket<false, S>) {
+fn clog<S: 'static>(socket: &Socket<SSL, S>) {
     let _set = socket.with_fd(|fd| SockRef::from(&fd).set_send_buffer_size(4096));
     let block = Bytes::from_static(&[7; 1 << 18]);
     for _ in 0..2 {
@@ -260,19 +270,19 @@ fn clog<S: 'static>(socket: &Socket<false, S>) {
 }
 
 /// Begins the move of any socket to the target context.
-fn adopt<S: 'static>(world: &World, socket: &Socket<false, S>) -> Result<(), UsError> {
+fn adopt<S: 'static>(world: &World, socket: &Socket<SSL, S>) -> Result<(), UsError> {
     let target = world.target.get().ok_or(UsError::Stale)?;
     script::adopt(socket, &target, 0, |_, _| ())
 }
 
-fn expect_closed<S>(world: &World, socket: &Socket<false, S>) {
+fn expect_closed<S>(world: &World, socket: &Socket<SSL, S>) {
     world.expect(socket.is_closed(), "closed but not for its handle");
     world.expect(socket.write(b"late") == 0, "closed but takes bytes");
     world.expect(socket.set_timeout(Duration::ZERO).is_err(), "closed but has timeouts");
 }
 
 /// Every question that one can ask a socket.
-pub(crate) fn ask<S: 'static>(socket: &Socket<false, S>) {
+pub(crate) fn ask<S: 'static>(socket: &Socket<SSL, S>) {
     let _asked = (
         socket.is_closed(),
         socket.is_established(),
@@ -292,5 +302,6 @@ pub(crate) fn ask<S: 'static>(socket: &Socket<false, S>) {
     let _asked = (socket.tcp_info(), socket.set_quickack(true), socket.user_timeout());
     let _asked = (socket.state(), socket.context::<ContextState>(), socket.context::<u8>());
     let _asked = (socket.id().resolve(&socket.event_loop()), format!("{socket:?}"));
+    tls::ask(socket);
     assert!(socket.clone() == *socket, "a clone is equal");
 }

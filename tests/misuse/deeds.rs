@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use usockets::{Interest, Loop, Poll, SocketContext, Timer, UsError};
 
-use crate::list;
+use crate::SSL;
 use crate::places::{Kind, Place};
 use crate::states::{
     close_everything, drop_everything, forget_handles, keep_handles, replace_states, resolve,
     states, swap_states,
 };
-use crate::util::{own_address, unix_pair};
+use crate::table::list;
+use crate::util::{Secured, own_address, unix_pair};
 use crate::values::{ContextState, Probe, Session, Source};
 use crate::world::{Here, World, pool};
 
@@ -172,7 +173,8 @@ fn with_contexts(world: &Rc<World>, deed: Deed) {
             }
         }
         Deed::BuildContext => {
-            let context = SocketContext::<false, ContextState, Session>::builder()
+            let context = SocketContext::<SSL, ContextState, Session>::builder()
+                .secured()
                 .on_open(|_, _, _, _| ())
                 .build(&world.loop_ref, ContextState::silent());
             world.expect(context.is_err() == world.loop_ref.is_closed(), "a context can be built");

@@ -7,6 +7,7 @@ use usockets::{
     Interest, ListenSocket, LoopHandle, LoopRef, Poll, Socket, SocketContext, Timer, UsError,
 };
 
+use crate::SSL;
 use crate::actions::{Actor, ask};
 use crate::util::unix_pair;
 use crate::values::{ContextState, LoopState, Session, Source};
@@ -18,7 +19,7 @@ pub(crate) trait Kept: Any {
     fn knows_the_end(&self) -> bool;
 }
 
-impl<S: 'static> Kept for Socket<false, S> {
+impl<S: 'static> Kept for Socket<SSL, S> {
     fn knows_the_end(&self) -> bool {
         ask(self);
         self.close();
@@ -36,7 +37,7 @@ impl<S: 'static> Kept for Socket<false, S> {
     }
 }
 
-impl<S: 'static> Kept for SocketContext<false, ContextState, S> {
+impl<S: 'static> Kept for SocketContext<SSL, ContextState, S> {
     fn knows_the_end(&self) -> bool {
         self.close();
         let again = self.clone();

@@ -1,5 +1,7 @@
 //! Where code of the program runs.
 
+use crate::SSL;
+
 /// How the library comes to run a piece of the program's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -22,7 +24,7 @@ macro_rules! places {
         }
 
         /// All of them.
-        pub(crate) const PLACES: &[Place] = &[$($(Place::$place,)*)*];
+        const PLACES: &[Place] = &[$($(Place::$place,)*)*];
 
         impl Place {
             pub(crate) fn kind(self) -> Kind {
@@ -66,6 +68,20 @@ places! {
         PoolDone,
         Convert,
         FactoryForAccept,
+        HandshakeAccepted,
+        HandshakeConnected,
+        HandshakeFailed,
+        HandshakeMoved,
+        Verify,
+        Alpn,
+        ServerName,
+        ServerNameWaits,
+        ServerNameRefused,
+        ContinueJob,
+        NewSession,
+        PlainData,
+        ConvertToTls,
+        Started,
     }
     Closure {
         FactoryForConnect,
@@ -116,5 +132,43 @@ places! {
         DropDrainedAtTeardown,
         DropBufferAtTeardown,
         DropLoopStateAtTeardown,
+        DropNameData,
+        DropNameDataAtTeardown,
+        DropConvertToTls,
+    }
+}
+
+impl Place {
+    /// Those that there are with contexts of this kind.
+    pub(crate) fn all() -> Vec<Self> {
+        let is_there = |place: &Self| match place {
+            Self::Descriptors => !SSL,
+            _ => SSL || !place.is_of_tls(),
+        };
+        PLACES.iter().copied().filter(is_there).collect()
+    }
+
+    /// What there is only with TLS.
+    pub(crate) fn is_of_tls(self) -> bool {
+        matches!(
+            self,
+            Self::HandshakeAccepted
+                | Self::HandshakeConnected
+                | Self::HandshakeFailed
+                | Self::HandshakeMoved
+                | Self::Verify
+                | Self::Alpn
+                | Self::ServerName
+                | Self::ServerNameWaits
+                | Self::ServerNameRefused
+                | Self::ContinueJob
+                | Self::NewSession
+                | Self::PlainData
+                | Self::ConvertToTls
+                | Self::Started
+                | Self::DropNameData
+                | Self::DropNameDataAtTeardown
+                | Self::DropConvertToTls
+        )
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,9 +15,11 @@ use usockets::{
     CloseReason, Interest, OpenInfo, Origin, Poll, Socket, SocketContext, Timer, UsError,
 };
 
+use crate::SSL;
 use crate::actions::Actor;
 use crate::places::Place;
-use crate::util::{own_address, scaled, unix_pair};
+use crate::tls;
+use crate::util::{Peer, Secured, own_address, scaled, unix_pair};
 use crate::values::{
     Addresses, Buffer, ContextState, Descriptor, LoopState, Moved, Probe, Session, Source,
 };
@@ -25,15 +28,19 @@ use crate::world::{Here, Main, Target, World, current, pool, set_current, visit}
 /// What the sending side of a socket is filled with.
 const CHUNK: [u8; 1 << 14] = [7; 1 << 14];
 
-/// Goes through all places, ends the loop, and returns what went wrong.
-pub(crate) fn play(world: &Rc<World>) -> Vec<String> {
+/// Goes through these steps, or all and all places, ends the loop, and returns what went wrong.
+pub(crate) fn play(world: &Rc<World>, part: Option<Range<usize>>) -> Vec<String> {
     set_current(Some(Rc::clone(world)));
     world.guarded(|| set_up(world));
     world.arm();
-    for step in STEPS {
-        world.guarded(|| step(world));
-        world.drive(2);
+    for (index, step) in STEPS.iter().chain(tls::STEPS).chain(LAST_STEPS).enumerate() {
+        world.step.set(index);
+        if part.as_ref().is_none_or(|part| part.contains(&index)) {
+            world.guarded(|| step(world));
+            world.drive(2);
+        }
     }
+    world.step.set(usize::MAX);
     world.drive(3);
     end(world);
     let faults = world.judge();
@@ -41,8 +48,10 @@ pub(crate) fn play(world: &Rc<World>) -> Vec<String> {
     faults
 }
 
+pub(crate) type Step = fn(&Rc<World>);
+
 /// What the program does in turn. Each step does as much as previous actions have left possible.
-const STEPS: &[fn(&Rc<World>)] = &[
+const STEPS: &[Step] = &[
     accept,
     send,
     send_descriptors,
@@ -67,6 +76,10 @@ const STEPS: &[fn(&Rc<World>)] = &[
     convert_addresses,
     convert_descriptor,
     make_state_by_closure,
+];
+
+/// Those after which no connections are accepted any more.
+const LAST_STEPS: &[Step] = &[
     adopt_from_outside,
     adopt_in_data,
     adopt_and_close,
@@ -113,6 +126,7 @@ fn set_up(world: &Rc<World>) {
     world.drive(2);
     gone.close();
     world.gone.put(gone);
+    tls::set_up(world);
     world.drive(2);
 }
 
@@ -133,7 +147,7 @@ fn set_hooks(world: &World, probe: Probe) {
 /// A poll on a descriptor whose peer is the last of the world's peers.
 fn new_poll(world: &World, state: Probe, handler: Probe) -> Result<Poll<Source, Session>, UsError> {
     let (ours, theirs) = unix_pair();
-    world.peers.borrow_mut().push(theirs);
+    world.peers.borrow_mut().push(Peer::client_of(false, theirs));
     Poll::new(
         &world.loop_ref,
         Source::watched(ours),
@@ -155,11 +169,11 @@ fn new_poll(world: &World, state: Probe, handler: Probe) -> Result<Poll<Source, 
 // -- Contexts ---------------------------------------------------------------------------------
 
 /// The place of an event, which is entered in the ledger.
-fn event<S: 'static>(socket: &Socket<false, S>, place: Place) -> Place {
+pub(crate) fn event<S: 'static>(socket: &Socket<SSL, S>, place: Place) -> Place {
     if let Some(world) = current() {
         world.ledger.event(&socket.key());
         // Whoever closes a socket while it is being made or moved still sees it begin.
-        let begins = matches!(place, Place::OpenAccepted | Place::Adopt);
+        let begins = matches!(place, Place::OpenAccepted | Place::Adopt | Place::Started);
         if socket.is_closed() && !begins {
             world.fault(format!("{place:?} on a socket that is closed"));
         }
@@ -167,8 +181,8 @@ fn event<S: 'static>(socket: &Socket<false, S>, place: Place) -> Place {
     place
 }
 
-fn with_session<'a>(
-    socket: &'a Socket<false, Session>,
+pub(crate) fn with_session<'a>(
+    socket: &'a Socket<SSL, Session>,
     session: &'a mut Session,
     state: &'a mut ContextState,
 ) -> Here<'a> {
@@ -176,14 +190,17 @@ fn with_session<'a>(
     Here { socket: Some(socket), session: Some(session), state: Some(state), ..Here::default() }
 }
 
-fn with_moved<'a>(socket: &'a Socket<false, Moved>, state: &'a mut ContextState) -> Here<'a> {
+pub(crate) fn with_moved<'a>(
+    socket: &'a Socket<SSL, Moved>,
+    state: &'a mut ContextState,
+) -> Here<'a> {
     state.calls += 1;
     Here { socket: Some(socket), state: Some(state), ..Here::default() }
 }
 
 fn main_context(world: &World) -> Result<Main, UsError> {
     let probe = Probe::with_teardown(Place::DropCallback, Place::DropCallbackAtTeardown);
-    SocketContext::<false, ContextState, Session>::builder()
+    tls::main_builder()
         .accept_filter(|state, _incoming| {
             let mut here = Here { state: Some(state), ..Here::default() };
             let _entered = visit(Place::AcceptFilter, &mut here);
@@ -241,7 +258,7 @@ fn main_context(world: &World) -> Result<Main, UsError> {
 
 fn opened(
     state: &mut ContextState,
-    socket: &Socket<false, Session>,
+    socket: &Socket<SSL, Session>,
     session: &mut Session,
     info: &OpenInfo,
 ) {
@@ -259,7 +276,7 @@ fn opened(
 
 fn received(
     state: &mut ContextState,
-    socket: &Socket<false, Session>,
+    socket: &Socket<SSL, Session>,
     session: &mut Session,
     data: &mut [u8],
 ) {
@@ -285,13 +302,14 @@ fn received(
 
 fn closed(
     state: &mut ContextState,
-    socket: &Socket<false, Session>,
+    socket: &Socket<SSL, Session>,
     session: &mut Session,
     _reason: &CloseReason,
 ) {
     let Some(world) = current() else { return };
     world.ledger.closed(&socket.key());
     world.expect(socket.is_closed(), "on_close of a socket that is not closed");
+    world.extra.closed(&world, &socket.key());
     let ending = world.loop_ref.is_closed();
     let place = if ending { Place::CloseAtTeardown } else { Place::Close };
     let _entered = visit(place, &mut with_session(socket, session, state));
@@ -302,7 +320,7 @@ fn target_context(world: &World) -> Result<Target, UsError> {
         let _entered = visit(Place::FactoryClosure, &mut Here::default());
         Moved::new()
     };
-    SocketContext::<false, ContextState, Moved>::builder_with(factory)
+    tls::target_builder(SocketContext::<SSL, ContextState, Moved>::builder_with(factory))
         .on_open(|_, socket, _, _| {
             if let Some(world) = current() {
                 world.ledger.opened(&socket.key());
@@ -337,7 +355,7 @@ fn target_context(world: &World) -> Result<Target, UsError> {
 
 /// Begins the move of a socket to the target; `converted` is called with the old state.
 pub(crate) fn adopt<S: 'static>(
-    socket: &Socket<false, S>,
+    socket: &Socket<SSL, S>,
     target: &Target,
     unread: usize,
     converted: impl FnOnce(&mut S, &str) + 'static,
@@ -375,6 +393,9 @@ fn adopt_from_outside(world: &Rc<World>) {
 
 fn adopt_in_data(world: &Rc<World>) {
     if world.new_socket().is_some() {
+        if SSL {
+            world.drive(1);
+        }
         write_to_last_peer(world, b"old!new");
     }
 }
@@ -404,8 +425,8 @@ fn adopt_in_vain(world: &Rc<World>) {
 // -- Steps ------------------------------------------------------------------------------------
 
 fn write_to_last_peer(world: &World, data: &[u8]) {
-    if let Some(mut peer) = world.peers.borrow().last() {
-        let _written = peer.write(data);
+    if let Some(peer) = world.peers.borrow_mut().last_mut() {
+        let _written = Write::write(peer, data);
     }
 }
 
@@ -413,12 +434,12 @@ fn accept(world: &Rc<World>) {
     let Some(listener) = world.listener.get() else { return };
     let Ok(address) = listener.local_addr() else { return };
     let peer = TcpStream::connect(address).expect("it listens");
-    world.tcp_peers.borrow_mut().push(peer);
+    world.tcp_peers.borrow_mut().push(Peer::client_of(SSL, peer));
 }
 
 fn send(world: &Rc<World>) {
-    if let Some(mut peer) = world.tcp_peers.borrow().last() {
-        let _written = peer.write(b"hello");
+    if let Some(peer) = world.tcp_peers.borrow_mut().last_mut() {
+        let _written = Write::write(peer, b"hello");
     }
 }
 
@@ -428,7 +449,7 @@ fn send_descriptors(world: &Rc<World>) {
         return;
     }
     world.drive(1);
-    if let Some(peer) = world.peers.borrow().last() {
+    if let Some(peer) = world.peers.borrow().last().map(Peer::stream) {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [peer.as_fd()];
@@ -473,9 +494,8 @@ fn cork(world: &Rc<World>) {
 
 fn read_back(world: &Rc<World>) {
     let mut buffer = vec![0; 1 << 16];
-    for mut peer in world.peers.borrow().iter() {
-        peer.set_nonblocking(true).expect("a socket");
-        while matches!(peer.read(&mut buffer), Ok(1..)) {}
+    for peer in world.peers.borrow_mut().iter_mut() {
+        while matches!(Read::read(peer, &mut buffer), Ok(1..)) {}
     }
 }
 
@@ -517,8 +537,8 @@ fn advance(world: &World) {
 
 fn make_poll_ready(world: &Rc<World>) {
     // The peer of the poll is the first that was made.
-    if let Some(mut peer) = world.peers.borrow().first() {
-        let _written = peer.write(b"x");
+    if let Some(peer) = world.peers.borrow_mut().first_mut() {
+        let _written = Write::write(peer, b"x");
     }
 }
 
@@ -638,13 +658,13 @@ fn convert_addresses(world: &Rc<World>) {
 
 fn convert_descriptor(world: &Rc<World>) {
     let (ours, theirs) = unix_pair();
-    world.peers.borrow_mut().push(theirs);
+    world.peers.borrow_mut().push(Peer::client_of(SSL, theirs));
     world.connect(|| Some(world.main.get()?.accept_fd(Descriptor(ours))));
 }
 
 fn make_state_by_closure(world: &Rc<World>) {
     let (ours, theirs) = unix_pair();
-    world.peers.borrow_mut().push(theirs);
+    world.peers.borrow_mut().push(Peer::client_of(SSL, theirs));
     world.connect(|| Some(world.target.get()?.accept_fd(ours)));
 }
 
@@ -653,8 +673,9 @@ fn end_of_peer(world: &Rc<World>) {
         return;
     }
     world.drive(1);
-    if let Some(peer) = world.peers.borrow().last() {
-        let _ended = peer.shutdown(Shutdown::Write);
+    if let Some(peer) = world.peers.borrow_mut().last_mut() {
+        let _told = SSL.then(|| peer.tls().close_notify());
+        let _ended = peer.stream().shutdown(Shutdown::Write);
     }
 }
 
@@ -675,10 +696,11 @@ fn drop_timer_and_poll(world: &Rc<World>) {
 /// A context whose last handle goes.
 fn drop_context(world: &Rc<World>) {
     let (callback, factory) = (Probe::new(Place::DropCallback), Probe::new(Place::DropFactory));
-    let context = SocketContext::<false, ContextState, Session>::builder_with(move || {
+    let context = SocketContext::<SSL, ContextState, Session>::builder_with(move || {
         factory.hold();
         Session::silent()
     })
+    .secured()
     .on_open(move |_, _, _, _| callback.hold())
     .build(&world.loop_ref, ContextState::new());
     drop(context);
@@ -720,6 +742,7 @@ fn end(world: &Rc<World>) {
         world.expect(kept.is_empty(), "a handle does not know that the loop is gone");
     });
     world.guarded(|| drop((world.main.take(), world.target.take(), world.listener.take())));
+    world.guarded(|| world.extra.clear());
     world.guarded(|| drop(world.timer.take()));
     world.guarded(|| drop(world.poll.take()));
     world.guarded(|| drop((world.signal.take(), world.keep_alive.take())));
@@ -733,7 +756,9 @@ fn leave_something(world: &Rc<World>) {
         world.new_socket();
     }
     let moving = world.new_socket();
-    world.drive(1);
+    // Over TLS their handshakes are under way.
+    world.turn();
+    tls::leave_something(world);
     if let (Some(socket), Some(target)) = (moving, world.target.get()) {
         let _begun = adopt(&socket, &target, 0, leave);
     }

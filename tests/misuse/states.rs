@@ -19,7 +19,8 @@ pub(crate) fn states(world: &World, here: &mut Here<'_>) {
         let lent = socket.state();
         world.expect(matches!(lent, Err(UsError::StateInUse)), "a lent socket state is lent");
     }
-    let of_target = matches!(here.place, Some(Place::Adopt | Place::AdoptedData));
+    let of_target =
+        matches!(here.place, Some(Place::Adopt | Place::AdoptedData | Place::HandshakeMoved));
     if let (Some(main), true, false) = (world.main.get(), here.state.is_some(), of_target) {
         let lent = main.with_state(|_| ());
         world.expect(matches!(lent, Err(UsError::StateInUse)), "a lent context state is lent");
@@ -168,6 +169,7 @@ pub(crate) fn drop_everything(world: &World) {
     drop(world.listener.take());
     drop(world.main.take());
     drop(world.target.take());
+    world.extra.clear();
     drop(world.timer.take());
     drop(world.poll.take());
     drop(world.signal.take());

@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::net::{SocketAddr, TcpStream};
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
@@ -17,14 +17,16 @@ use usockets::{
     SocketContext, Timer, TimerRef, UsError, WorkerPool,
 };
 
+use crate::SSL;
 use crate::actions::{self, Action, Actor};
 use crate::kept::Kept;
 use crate::places::{Kind, Place};
-use crate::util::{Drops, Nobody, Token, panic_message, scaled, unix_pair};
+use crate::tls;
+use crate::util::{Drops, Nobody, Peer, Token, panic_message, scaled, unix_pair};
 use crate::values::{ContextState, LoopState, Moved, Session, Source};
 
-pub(crate) type Main = SocketContext<false, ContextState, Session>;
-pub(crate) type Target = SocketContext<false, ContextState, Moved>;
+pub(crate) type Main = SocketContext<SSL, ContextState, Session>;
+pub(crate) type Target = SocketContext<SSL, ContextState, Moved>;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<World>>> = const { RefCell::new(None) };
@@ -50,11 +52,13 @@ struct Boom;
 /// One thing of which the program has at most one, and which an action can take away at any time.
 pub(crate) struct Shelf<V>(RefCell<Option<V>>);
 
-impl<V> Shelf<V> {
-    fn empty() -> Self {
+impl<V> Default for Shelf<V> {
+    fn default() -> Self {
         Self(RefCell::new(None))
     }
+}
 
+impl<V> Shelf<V> {
     pub(crate) fn put(&self, value: V) {
         let old = self.0.replace(Some(value));
         // The cell is free again, whatever the destructor does.
@@ -92,7 +96,9 @@ pub(crate) struct World {
     armed: Cell<bool>,
     /// Drives by `run` instead of `turn`.
     by_run: bool,
-    visited: RefCell<HashSet<Place>>,
+    /// In which step of the script for the first time.
+    visited: RefCell<HashMap<Place, usize>>,
+    pub(crate) step: Cell<usize>,
 
     pub(crate) event_loop: Shelf<Rc<Loop<LoopState>>>,
     pub(crate) loop_ref: LoopRef,
@@ -105,14 +111,15 @@ pub(crate) struct World {
     pub(crate) signal: Shelf<Rc<SignalWatch>>,
     pub(crate) keep_alive: Shelf<Rc<KeepAlive>>,
     /// Sockets: an open one, one to be moved, and one that is gone.
-    pub(crate) other: Shelf<Socket<false, Session>>,
-    pub(crate) spare: Shelf<Socket<false, Session>>,
-    pub(crate) gone: Shelf<Socket<false, Session>>,
+    pub(crate) other: Shelf<Socket<SSL, Session>>,
+    pub(crate) spare: Shelf<Socket<SSL, Session>>,
+    pub(crate) gone: Shelf<Socket<SSL, Session>>,
     /// Handles that are kept until the loop is gone.
     pub(crate) kept: RefCell<Vec<Box<dyn Kept>>>,
     /// The peers of the sockets.
-    pub(crate) peers: RefCell<Vec<UnixStream>>,
-    pub(crate) tcp_peers: RefCell<Vec<TcpStream>>,
+    pub(crate) peers: RefCell<Vec<Peer>>,
+    pub(crate) tcp_peers: RefCell<Vec<Peer>>,
+    pub(crate) extra: tls::Extra,
     /// A handle was forgotten.
     pub(crate) has_forgotten: Cell<bool>,
     /// Where nobody listens.
@@ -144,22 +151,24 @@ impl World {
             armed: Cell::new(false),
             by_run,
             visited: RefCell::default(),
+            step: Cell::new(0),
             loop_ref: event_loop.clone(),
             handle: event_loop.typed_handle(),
             event_loop: Shelf(RefCell::new(Some(Rc::new(event_loop)))),
-            main: Shelf::empty(),
-            target: Shelf::empty(),
-            listener: Shelf::empty(),
-            timer: Shelf::empty(),
-            poll: Shelf::empty(),
-            signal: Shelf::empty(),
-            keep_alive: Shelf::empty(),
-            other: Shelf::empty(),
-            spare: Shelf::empty(),
-            gone: Shelf::empty(),
+            main: Shelf::default(),
+            target: Shelf::default(),
+            listener: Shelf::default(),
+            timer: Shelf::default(),
+            poll: Shelf::default(),
+            signal: Shelf::default(),
+            keep_alive: Shelf::default(),
+            other: Shelf::default(),
+            spare: Shelf::default(),
+            gone: Shelf::default(),
             kept: RefCell::default(),
             peers: RefCell::default(),
             tcp_peers: RefCell::default(),
+            extra: tls::Extra::default(),
             has_forgotten: Cell::new(false),
             refused: nobody().address(),
             drops,
@@ -193,7 +202,12 @@ impl World {
     }
 
     pub(crate) fn was_visited(&self, place: Place) -> bool {
-        self.visited.borrow().contains(&place)
+        self.first_visit(place).is_some()
+    }
+
+    /// The step of the script that comes to a place.
+    pub(crate) fn first_visit(&self, place: Place) -> Option<usize> {
+        self.visited.borrow().get(&place).copied()
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
@@ -229,15 +243,15 @@ impl World {
     // -- Sockets ------------------------------------------------------------------------------
 
     /// Makes a socket by `make`, if the context is still there, and enters it in the ledger.
-    pub(crate) fn connect<S: 'static>(
+    pub(crate) fn connect<const OVER: bool, S: 'static>(
         &self,
-        make: impl FnOnce() -> Option<Result<Socket<false, S>, UsError>>,
-    ) -> Option<Socket<false, S>> {
+        make: impl FnOnce() -> Option<Result<Socket<OVER, S>, UsError>>,
+    ) -> Option<Socket<OVER, S>> {
         self.connecting.set(self.connecting.get() + 1);
         let _end = OnDrop(|| self.connecting.set(self.connecting.get() - 1));
         match make()? {
             Ok(socket) => {
-                self.ledger.begun(&socket.key());
+                self.ledger.begun(&key_of(&socket));
                 Some(socket)
             }
             Err(_) => None,
@@ -245,10 +259,9 @@ impl World {
     }
 
     /// A socket of the main context whose peer is the last of `peers`.
-    pub(crate) fn new_socket(&self) -> Option<Socket<false, Session>> {
+    pub(crate) fn new_socket(&self) -> Option<Socket<SSL, Session>> {
         let (ours, theirs) = unix_pair();
-        theirs.set_nonblocking(true).expect("a socket");
-        self.peers.borrow_mut().push(theirs);
+        self.peers.borrow_mut().push(Peer::client_of(SSL, theirs));
         self.connect(|| Some(self.main.get()?.accept_fd(ours)))
     }
 
@@ -283,23 +296,35 @@ impl World {
 
     /// Some iterations.
     pub(crate) fn drive(&self, iterations: usize) {
-        for _ in 0..iterations {
-            self.guarded(|| {
-                // The last reference, if an action has dropped the loop meanwhile.
-                let Some(event_loop) = self.event_loop.get() else { return };
-                let result = self.driving(|| {
-                    if self.by_run {
-                        event_loop.defer(LoopRef::stop)?;
-                        event_loop.run()
-                    } else {
-                        event_loop.turn(Some(Duration::ZERO)).map(drop)
-                    }
-                });
-                if let Err(error) = result {
-                    self.fault(format!("the loop does not run: {error}"));
+        // Time for a handshake.
+        for _ in 0..if SSL { 4 * iterations } else { iterations } {
+            for peer in self.peers.borrow_mut().iter_mut() {
+                peer.go_on();
+            }
+            for peer in self.tcp_peers.borrow_mut().iter_mut() {
+                peer.go_on();
+            }
+            self.turn();
+        }
+    }
+
+    /// One, in which peers do nothing.
+    pub(crate) fn turn(&self) {
+        self.guarded(|| {
+            // The last reference, if an action has dropped the loop meanwhile.
+            let Some(event_loop) = self.event_loop.get() else { return };
+            let result = self.driving(|| {
+                if self.by_run {
+                    event_loop.defer(LoopRef::stop)?;
+                    event_loop.run()
+                } else {
+                    event_loop.turn(Some(Duration::ZERO)).map(drop)
                 }
             });
-        }
+            if let Err(error) = result {
+                self.fault(format!("the loop does not run: {error}"));
+            }
+        });
     }
 
     /// An iteration that waits a while for other threads.
@@ -358,6 +383,11 @@ impl World {
     }
 }
 
+/// How the ledger calls a socket.
+pub(crate) fn key_of<const OVER: bool, S: 'static>(socket: &Socket<OVER, S>) -> String {
+    format!("{:?}", socket.id())
+}
+
 /// Runs a closure at the end of a scope, also when that panics.
 pub(crate) struct OnDrop<F: FnMut()>(pub(crate) F);
 
@@ -385,7 +415,8 @@ pub(crate) fn visit(place: Place, here: &mut Here<'_>) -> Entered {
     here.place = Some(place);
     world.check_entry(place);
     if world.armed.get() {
-        world.visited.borrow_mut().insert(place);
+        let step = world.step.get();
+        world.visited.borrow_mut().entry(place).or_insert(step);
     }
     let entered = if place.kind() == Kind::Trait {
         Entered(None)
@@ -516,6 +547,7 @@ pub(crate) fn make_shared() {
     pool();
     static_stream();
     nobody();
+    tls::make_shared();
 }
 
 pub(crate) fn pool() -> &'static WorkerPool {

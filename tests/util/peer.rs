@@ -112,6 +112,13 @@ impl Peer {
         }
     }
 
+    /// Goes on with a handshake, if there is one that is under way. How it ended is seen by reading.
+    pub(crate) fn go_on(&mut self) {
+        if let Wire::Tls(tls) = &mut self.wire {
+            let _done = tls.handshake();
+        }
+    }
+
     /// Writes everything.
     #[track_caller]
     pub(crate) fn write<T: 'static>(&mut self, event_loop: &Loop<T>, data: &[u8]) {
