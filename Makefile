@@ -35,7 +35,7 @@ fmt:
 # One package at a time, so that the features of one cannot hide a mistake in another.
 clippy:
 	$(foreach package,$(PACKAGES),cargo clippy -p $(package) --all-targets -- -D warnings &&) true
-	cargo clippy -p usockets --no-default-features --lib -- -D warnings
+	cargo clippy -p usockets --no-default-features --all-targets -- -D warnings
 	cargo clippy -p usockets --features openssl --all-targets -- -D warnings
 
 doc:
