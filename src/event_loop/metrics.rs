@@ -38,11 +38,11 @@ pub struct Metrics {
     pub connects: u64,
     /// Receive calls that gave bytes.
     pub receives: u64,
-    /// Bytes received.
+    /// Bytes received from the system; of TLS, its records.
     pub bytes_received: u64,
     /// Send calls that took bytes.
     pub sends: u64,
-    /// Bytes that the system took.
+    /// Bytes that the system took; of TLS, its records.
     pub bytes_sent: u64,
     /// Expiries of timers.
     pub timers_fired: u64,
