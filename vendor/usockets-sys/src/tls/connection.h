@@ -1,5 +1,6 @@
 /* What the files of TLS connections share: openssl.c (making and freeing them, calls of the library),
- * openssl_handshake.c, openssl_stream.c (bytes), openssl_hello.c (what the library asks in between), openssl_context.c, openssl_info.c. */
+ * openssl_handshake.c, openssl_stream.c (bytes), openssl_hello.c (what the library asks in between), openssl_context.c,
+ * openssl_info.c. */
 #ifndef USOCKETS_TLS_CONNECTION_H
 #define USOCKETS_TLS_CONNECTION_H
 
@@ -102,6 +103,8 @@ void us_internal_tls_exit(struct tls_connection *connection, int flags);
 /* A call of the library has failed for good: writes down why. */
 void us_internal_tls_failed(struct tls_connection *connection);
 
+/* openssl_stream.c: receives ciphertext for the library. The answer is that of the back end. */
+ssize_t us_internal_tls_receive_sealed(struct us_loop_t *loop, struct us_socket_t *s);
 /* openssl_hello.c: makes a configuration the one of a connection. 0 or -ENOMEM. */
 int us_internal_tls_select(struct tls_connection *connection, struct usx_tls_config_t *config);
 /* What a client asks for and checks. 0 or a negative errno. */

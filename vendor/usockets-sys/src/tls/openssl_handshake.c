@@ -186,14 +186,8 @@ static void ended(struct us_socket_t *s, unsigned int ready) {
 
 /* Gets the library something to read. Non-zero if it has. */
 static int feed(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
-    struct tls_connection *connection = s->cold->tls;
-    char *data = us_internal_receive_buffer(loop);
-    ssize_t received = data ? loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH) : -ENOMEM;
+    ssize_t received = us_internal_tls_receive_sealed(loop, s);
     if (received > 0) {
-        us_internal_received_some(s, (size_t) received);
-        connection->input = data;
-        connection->input_length = (size_t) received;
-        connection->drained = received < RECEIVE_LENGTH;
         return 1;
     }
     switch (received) {

@@ -58,8 +58,7 @@ static void check_answers(struct us_socket_t *s, size_t before) {
     }
 }
 
-/* Receives ciphertext. The answer is that of the back end. */
-static ssize_t receive_more(struct us_loop_t *loop, struct us_socket_t *s) {
+ssize_t us_internal_tls_receive_sealed(struct us_loop_t *loop, struct us_socket_t *s) {
     struct tls_connection *connection = s->cold->tls;
     char *data = us_internal_receive_buffer(loop);
     ssize_t received = data ? loop->backend->receive(loop, &s->p, &data, RECEIVE_LENGTH) : -ENOMEM;
@@ -68,11 +67,14 @@ static ssize_t receive_more(struct us_loop_t *loop, struct us_socket_t *s) {
         connection->input = data;
         connection->input_length = (size_t) received;
         connection->drained = received < RECEIVE_LENGTH;
-    } else if (received == 0) {
-        int is_tolerated = connection->tolerant || connection->config->tolerate_truncation;
-        connection->stream = is_tolerated ? TLS_STREAM_ENDED : TLS_STREAM_TRUNCATED;
     }
     return received;
+}
+
+/* TCP has ended without a close_notify. */
+static void end_stream(struct tls_connection *connection) {
+    int is_tolerated = connection->tolerant || connection->config->tolerate_truncation;
+    connection->stream = is_tolerated ? TLS_STREAM_ENDED : TLS_STREAM_TRUNCATED;
 }
 
 void us_internal_tls_expect_end(struct us_socket_t *s) {
@@ -98,11 +100,12 @@ ssize_t us_internal_tls_receive(struct us_loop_t *loop, struct us_socket_t *s, c
             if (i && connection->drained && !ended) {
                 return -EAGAIN; /* as after a short receive */
             }
-            ssize_t received = receive_more(loop, s);
+            ssize_t received = us_internal_tls_receive_sealed(loop, s);
             if (received < 0) {
                 return received;
             }
             if (received == 0) {
+                end_stream(connection);
                 continue;
             }
         }
