@@ -69,7 +69,8 @@ asan:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address USOCKETS_SANITIZE=address CC=clang \
 	    USOCKETS_FAULT_INJECTION=1 \
 	    LSAN_OPTIONS=suppressions=$(CURDIR)/scripts/leaks.supp:print_suppressions=0 \
-	    CARGO_TARGET_DIR=$(TARGET)/asan cargo test -p usockets --target $(HOST) --lib --tests \
+	    CARGO_TARGET_DIR=$(TARGET)/asan cargo test -p usockets --features openssl --target $(HOST) --lib \
+	    --tests \
 	    -- --skip misuse_that_the_compiler_rejects --skip states_with_too_large_an_alignment
 
 valgrind:

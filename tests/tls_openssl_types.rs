@@ -3,13 +3,19 @@
 
 mod util;
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use openssl::nid::Nid;
-use openssl::ssl::{SslContext, SslFiletype, SslMethod, SslVerifyMode};
+use openssl::ssl::{SslContext, SslContextRef, SslFiletype, SslMethod, SslVerifyMode};
 use usockets::{
     CertificateError, CloseReason, ConnectOptions, SocketContext, TlsClientConfig, TlsFailure,
     TlsServerConfig, TlsVersion, UsError,
 };
-use util::{Authority, Log, guard, new_loop, own_address, pump};
+use util::{
+    Authority, Log, TlsPeer, certificates, client_context, guard, new_loop, own_address, pump,
+    server_context, tcp_pair,
+};
 
 #[test]
 fn contexts_in_and_certificates_out() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,4 +69,61 @@ fn contexts_in_and_certificates_out() -> Result<(), Box<dyn std::error::Error>> 
     let issuer = issuer.expect("it has a name").data().to_string()?;
     assert!(issuer.starts_with("authority "), "{issuer}");
     Ok(())
+}
+
+/// One that the program goes on to use, on two threads, with connections one after the other and at a time.
+#[test]
+fn a_context_of_the_program_serves_loops_of_two_threads() {
+    let _guard = guard();
+    let issued = certificates().authority.issue(&["localhost"]);
+    let (server, client) = (server_context(&issued).build(), client_context().build());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    serve(&server, &client);
+                }
+            });
+        }
+    });
+    // It is as it was: without a loop it still serves.
+    let (near, far) = tcp_pair();
+    let peer = std::thread::spawn(move || TlsPeer::server_of(far, &server).handshake());
+    TlsPeer::client_of(near, &client).handshake().expect("it is done");
+    peer.join().expect("it ends").expect("it is done");
+}
+
+/// A loop, and connections of which each has one echo.
+fn serve(server: &SslContextRef, client: &SslContextRef) {
+    const CONNECTIONS: usize = 50;
+    let event_loop = new_loop();
+    let server = TlsServerConfig::from_ssl_context(server).expect("a configuration");
+    let client = TlsClientConfig::from_ssl_context(client).expect("a configuration");
+    let server = SocketContext::<true>::builder()
+        .tls_server(&server)
+        .on_data(|(), socket, (), data| socket.send(data).expect("it is open"))
+        .build(&event_loop, ())
+        .expect("a context");
+    let listener = server.listen(own_address()).expect("a listener");
+    let address = listener.local_addr().expect("it is bound");
+    let closed = Rc::new(Cell::new(0));
+    let count = closed.clone();
+    let client = SocketContext::<true>::builder()
+        .tls_client(&client)
+        .on_open(|(), socket, (), _| socket.send(b"hello").expect("it is open"))
+        .on_data(|(), socket, (), data| {
+            assert_eq!(data, b"hello");
+            socket.close();
+        })
+        .on_close(move |(), _, (), reason| {
+            assert!(matches!(reason, CloseReason::Local), "{reason:?}");
+            count.set(count.get() + 1);
+        })
+        .build(&event_loop, ())
+        .expect("a context");
+    let options = ConnectOptions::new().server_name("localhost");
+    for _ in 0..CONNECTIONS {
+        client.connect_with(address, &options, ()).expect("it begins");
+    }
+    pump(&event_loop, || closed.get() == CONNECTIONS);
 }
