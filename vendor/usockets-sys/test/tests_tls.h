@@ -206,5 +206,8 @@ TEST(tls_native_configuration_that_reads_ahead)
 TEST(tls_native_configuration_refuses_to_renegotiate)
 TEST(tls_native_configuration_of_a_name_verifies_as_it_says)
 
+/* test_tls_moments.c */
+TEST(tls_first_byte_after_a_start)
+
 /* test_tls_random.c */
 SLOW_TEST(random_traffic_over_tls_keeps_order_and_bytes, 60)

@@ -408,6 +408,7 @@ int us_internal_tls_begin_later(struct us_socket_t *s, struct us_socket_context_
 
 int us_internal_tls_begin(struct us_socket_t *s) {
     s->flags |= S_TLS | S_HANDSHAKE; /* from now on nothing leaves or comes as it is, whatever fails */
+    s->flags &= ~S_RECEIVED;         /* its first byte over TLS is still to come */
     int result = us_internal_output_seal_all(s);
     return result < 0 ? result : us_internal_tls_attach(s, s->cold->tls->is_client);
 }

@@ -1,0 +1,101 @@
+/* TLS connections at moments when something else is under way: a message that has come in part, an end that was told, a
+ * deadline of a state that has passed. */
+#include "tls.h"
+
+#ifndef LIBUS_NO_SSL
+
+#include <sys/socket.h>
+
+struct one {
+    struct us_loop_t *loop;
+    struct side side;
+    struct peer peer;
+};
+
+static void one_begin(struct one *one, int is_client) {
+    struct usx_deadlines deadlines = {.handshake = SECONDS(10), .drain = SECONDS(8)};
+    one->loop = test_loop_with_clock();
+    one->side.close = keep_reason;
+    last_reason = (struct usx_close_reason){0};
+    (is_client ? tls_client_init : tls_server_init)(&one->side, one->loop, NULL);
+    ASSERT_OK(usx_context_set_deadlines(one->side.context, &deadlines));
+}
+
+static void one_end(struct one *one) {
+    peer_end(&one->peer);
+    finish(one->loop);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Deadlines
+ * --------------------------------------------------------------------------------------------- */
+
+static struct us_socket_t *moved;
+
+static int before_move(struct us_socket_t *s, void *argument) {
+    (void) s, (void) argument;
+    return 0;
+}
+
+static void after_move(struct us_socket_t *s, void *argument) {
+    (void) argument;
+    moved = s;
+}
+
+static void dropped_move(struct us_socket_t *s, void *argument) {
+    (void) s, (void) argument;
+    ASSERT(0);
+}
+
+static const struct usx_adoption functions = {before_move, after_move, dropped_move};
+
+static void start_tls(struct us_socket_t *s, struct side *target) {
+    moved = NULL;
+    ASSERT_OK(usx_socket_start_tls_later(s, target->context, 0, 0, &functions, NULL, NULL));
+    RUN_UNTIL(target->loop, moved != NULL);
+}
+
+struct start {
+    struct one one; /* the side with TLS */
+    struct side plain;
+};
+
+static struct us_socket_t *start_begin(struct start *start, const struct usx_deadlines *deadlines) {
+    one_begin(&start->one, 0);
+    start->plain.close = keep_reason;
+    side_init_deferring(&start->plain, start->one.loop);
+    ASSERT_OK(usx_context_set_deadlines(start->plain.context, deadlines));
+    ASSERT_OK(usx_context_set_deadlines(start->one.side.context, deadlines));
+    int fd;
+    struct us_socket_t *s = open_raw(&start->plain, &fd);
+    SSL_CTX *context = peer_client_context(0);
+    peer_begin(&start->one.peer, context, fd, 0);
+    SSL_CTX_free(context);
+    return s;
+}
+
+/* The first byte after STARTTLS is what ends that wait, though there have been others before. */
+void test_tls_first_byte_after_a_start(void) {
+    for (int comes = 0; comes < 2; comes++) {
+        struct start start = {0};
+        struct one *one = &start.one;
+        struct usx_deadlines deadlines = {.handshake = SECONDS(10), .first_byte = SECONDS(10)};
+        struct us_socket_t *s = start_begin(&start, &deadlines);
+        raw_write(one->peer.fd, "STARTTLS\r\n", 10);
+        RUN_UNTIL(one->loop, start.plain.received_length == 10);
+        start_tls(s, &one->side);
+        RUN_UNTIL(one->loop, peer_step(&one->peer) && one->side.count[HANDSHAKE] == 1);
+        if (comes) {
+            peer_write(&one->peer, "hello", 5);
+            peer_send(&one->peer);
+            RUN_UNTIL(one->loop, one->side.received_length == 5);
+        }
+        advance(one->loop, SECONDS(11));
+        settle(one->loop);
+        ASSERT_EQ(one->side.count[CLOSE], !comes);
+        ASSERT_EQ(last_reason.error, comes ? 0 : USX_DEADLINE_FIRST_BYTE);
+        one_end(one);
+    }
+}
+
+#endif
