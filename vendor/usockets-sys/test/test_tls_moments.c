@@ -27,6 +27,37 @@ static void one_end(struct one *one) {
 }
 
 /* ------------------------------------------------------------------------------------------------
+ * What the library would answer after our end
+ * --------------------------------------------------------------------------------------------- */
+
+/* The peer goes on, and first wants new keys in both directions. We can't answer any more, nor need we: what follows
+ * comes, and its end. */
+void test_tls_key_update_after_our_end(void) {
+    static char bytes[100000];
+    struct one one = {0};
+    one_begin(&one, 0);
+    struct us_socket_t *s = peer_open(&one.peer, &one.side, USX_TLS_1_3);
+    us_socket_shutdown(ssl, s);
+    peer_expect_end(one.loop, &one.peer);
+    ASSERT(one.peer.notified);
+    pattern_fill(bytes, 0, sizeof bytes);
+    for (size_t sent = 0; sent < sizeof bytes; sent += sizeof bytes / 4) {
+        ERR_clear_error();
+        ASSERT_EQ(SSL_key_update(one.peer.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+        peer_write(&one.peer, bytes + sent, sizeof bytes / 4);
+        RUN_UNTIL(one.loop, (peer_send(&one.peer), one.side.received_length == sent + sizeof bytes / 4));
+        settle(one.loop);
+    }
+    pattern_check(one.side.received, 0, sizeof bytes);
+    ASSERT_EQ(one.side.count[CLOSE], 0);
+    peer_notify(&one.peer);
+    peer_send(&one.peer);
+    RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+    ASSERT_EQ(last_reason.kind, USX_REASON_END);
+    one_end(&one);
+}
+
+/* ------------------------------------------------------------------------------------------------
  * Deadlines
  * --------------------------------------------------------------------------------------------- */
 

@@ -59,6 +59,9 @@ static int memory_write(BIO *bio, const char *data, int length) {
     struct tls_connection *connection = BIO_get_data(bio);
     struct tls_loop *tls = connection->loop->tls;
     BIO_clear_retry_flags(bio);
+    if ((us_internal_tls_socket(connection)->flags & (S_SHUT | S_HANDSHAKE)) == S_SHUT) {
+        return length; /* an answer to the peer, behind our end: nobody reads it (RFC 8446, 6.1) */
+    }
     if (tls->sealing == connection && (size_t) length <= SEALED_LENGTH - tls->sealed_length) {
         memcpy(tls->sealed + tls->sealed_length, data, (size_t) length);
         tls->sealed_length += (size_t) length;
