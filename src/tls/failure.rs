@@ -117,6 +117,7 @@ macro_rules! alerts {
     };
 }
 alerts! {
+    CLOSE_NOTIFY = 0, "The end. As a failure: in the midst of a handshake, which the peer has given up.";
     UNEXPECTED_MESSAGE = 10, "A message that does not belong there.";
     BAD_RECORD_MAC = 20, "A record that was changed on its way, or encrypted with other keys.";
     RECORD_OVERFLOW = 22, "A record that is too long.";

@@ -277,7 +277,7 @@ int usx_socket_tls_peer_chain(struct us_socket_t *s,
 
 /* What went wrong, for USX_REASON_TLS. */
 #define USX_TLS_FAILURE_NONE 0
-#define USX_TLS_FAILURE_ALERT 1    /* the peer has sent a fatal alert: `alert` */
+#define USX_TLS_FAILURE_ALERT 1    /* the peer has sent a fatal alert, or a close_notify (0) in the handshake: `alert` */
 #define USX_TLS_FAILURE_VERIFY 2   /* its certificate was not accepted: `verify_result` */
 #define USX_TLS_FAILURE_PROTOCOL 3 /* what it sent is not TLS, or not what we accept, or lacks a certificate; see `alert`,
                                     * `code` */

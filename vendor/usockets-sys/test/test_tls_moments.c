@@ -6,6 +6,8 @@
 
 #include <sys/socket.h>
 
+static const int versions[] = {USX_TLS_1_2, USX_TLS_1_3};
+
 struct one {
     struct us_loop_t *loop;
     struct side side;
@@ -55,6 +57,35 @@ void test_tls_key_update_after_our_end(void) {
     RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
     ASSERT_EQ(last_reason.kind, USX_REASON_END);
     one_end(&one);
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * Handshakes that the peer gives up in order
+ * --------------------------------------------------------------------------------------------- */
+
+static const char close_notify[] = "\x15\x03\x03\0\x02\x01";
+
+/* A close_notify instead of what comes next. The connection is over, whether a FIN follows or not. */
+void test_tls_close_notify_in_the_handshake(void) {
+    for (int i = 0; i < 4; i++) {
+        struct one one = {0};
+        int version = versions[i / 2];
+        one_begin(&one, i & 1);
+        if (i & 1) {
+            (void) peer_accept(&one.peer, &one.side, CREDENTIAL_SERVER, version);
+        } else {
+            (void) peer_connect(&one.peer, &one.side, version);
+            (void) peer_step(&one.peer);
+            RUN_UNTIL(one.loop, (peer_receive(&one.peer), BIO_ctrl_pending(one.peer.in) > 0));
+        }
+        raw_write(one.peer.fd, close_notify, sizeof close_notify);
+        RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+        ASSERT_EQ(last_reason.kind, USX_REASON_TLS);
+        ASSERT_EQ(last_failure.kind, USX_TLS_FAILURE_ALERT);
+        ASSERT_EQ(last_failure.alert, SSL_AD_CLOSE_NOTIFY);
+        ASSERT_EQ(one.side.count[HANDSHAKE], 0);
+        one_end(&one);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------

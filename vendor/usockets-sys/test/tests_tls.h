@@ -208,6 +208,7 @@ TEST(tls_native_configuration_of_a_name_verifies_as_it_says)
 
 /* test_tls_moments.c */
 TEST(tls_key_update_after_our_end)
+TEST(tls_close_notify_in_the_handshake)
 TEST(tls_first_byte_after_a_start)
 
 /* test_tls_random.c */

@@ -117,7 +117,12 @@ static int step(struct tls_connection *connection) {
     if (error == SSL_ERROR_NONE && connection->is_client && us_internal_tls_check_resumed(connection) < 0) {
         error = SSL_ERROR_SSL;
     }
-    if (error == SSL_ERROR_SSL || error == SSL_ERROR_SYSCALL) {
+    if (error == SSL_ERROR_ZERO_RETURN) {
+        connection->alert = SSL_AD_CLOSE_NOTIFY; /* the peer does not want to go on (RFC 8446, 6.1) */
+    }
+    /* What else there may be, such as a callback of a native configuration that wants to be called later, nobody waits
+     * for. */
+    if (error != SSL_ERROR_NONE && error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_CLIENT_HELLO_CB) {
         us_internal_tls_failed(connection);
     }
     us_internal_tls_exit(connection, 0);
