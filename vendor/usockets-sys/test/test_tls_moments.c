@@ -160,4 +160,40 @@ void test_tls_first_byte_after_a_start(void) {
     }
 }
 
+/* Plaintext from before STARTTLS leaves slowly, but it does; and once it has left, it is the handshake that is waited
+ * for. */
+void test_tls_handshake_is_no_write_stall(void) {
+    struct start start = {0};
+    struct one *one = &start.one;
+    struct usx_deadlines deadlines = {.handshake = SECONDS(1000), .write_stall = SECONDS(10)};
+    size_t length = 1 << 20;
+    struct us_socket_t *s = start_begin(&start, &deadlines);
+    int fd = one->peer.fd;
+    raw_make_narrow(fd);
+    raw_make_narrow(us_poll_fd((struct us_poll_t *) s));
+    ASSERT_OK(send_pattern(s, 0, length));
+    start_tls(s, &one->side);
+    for (size_t done = 0; done < length; done += length / 8) {
+        raw_expect(one->loop, fd, done, length / 8);
+        settle(one->loop);
+        advance(one->loop, SECONDS(6));
+        ASSERT_EQ(one->side.count[CLOSE], 0);
+    }
+    ASSERT_EQ(usx_socket_buffered(moved), 0);
+    ASSERT_OK(send_pattern(moved, 0, 1000)); /* waits for the handshake */
+    for (int i = 0; i < 3; i++) {
+        advance(one->loop, SECONDS(6));
+        ASSERT_EQ(one->side.count[CLOSE], 0);
+    }
+    RUN_UNTIL(one->loop, peer_step(&one->peer) && one->side.count[HANDSHAKE] == 1);
+    peer_expect_pattern(one->loop, &one->peer, 1000);
+    /* And from then on it is one again. */
+    while (usx_socket_send(moved, &(struct iovec){one->peer.received, 1000}, 1) == 0 &&
+           usx_socket_buffered(moved) < length) {
+    }
+    RUN_UNTIL(one->loop, (advance(one->loop, SECONDS(11)), one->side.count[CLOSE] == 1));
+    ASSERT_EQ(last_reason.error, USX_DEADLINE_WRITE_STALL);
+    one_end(one);
+}
+
 #endif

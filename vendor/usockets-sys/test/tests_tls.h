@@ -210,6 +210,7 @@ TEST(tls_native_configuration_of_a_name_verifies_as_it_says)
 TEST(tls_key_update_after_our_end)
 TEST(tls_close_notify_in_the_handshake)
 TEST(tls_first_byte_after_a_start)
+TEST(tls_handshake_is_no_write_stall)
 
 /* test_tls_random.c */
 SLOW_TEST(random_traffic_over_tls_keeps_order_and_bytes, 60)

@@ -60,6 +60,17 @@ static void follow(struct us_socket_t *s) {
     }
 }
 
+/* As us_internal_output_ready() for what waits then. */
+static void send_sealed(struct us_socket_t *s) {
+    size_t before = usx_socket_buffered(s);
+    int blocked = 0;
+    us_internal_output_send_sealed(s, &blocked);
+    if (s->flags & S_PENDING && usx_socket_buffered(s) < before) {
+        us_internal_stall_begin(s);
+    }
+    follow(s);
+}
+
 /* The interest that a socket has once it is done with its handshake. */
 static void restore_interest(struct us_socket_t *s) {
     unsigned int interest = s->p.interest;
@@ -89,6 +100,9 @@ static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
         return;
     }
     us_internal_deadlines_begin(s, !s->cold->tls->is_client);
+    if (s->flags & S_PENDING) {
+        us_internal_stall_begin(s); /* from now on output waits for room, if for anything */
+    }
     if (us_internal_is_sealed(s) && !(s->flags & S_PENDING)) {
         us_internal_output_wait(s); /* there was no room for the last flight */
     }
@@ -274,9 +288,7 @@ static void ended_waiting(struct us_loop_t *loop, struct us_socket_t *s, unsigne
 void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready) {
     struct tls_connection *connection = s->cold->tls;
     if (ready & BACKEND_WRITABLE && us_internal_is_sealed(s)) {
-        int blocked = 0;
-        us_internal_output_send_sealed(s, &blocked);
-        follow(s);
+        send_sealed(s);
     }
     if (connection->hello == TLS_HELLO_WAITING) {
         if (ready & ENDED) {
