@@ -239,10 +239,9 @@ void us_socket_shutdown_read(int ssl, struct us_socket_t *s) {
         return;
     }
     struct us_loop_t *loop = s->context->loop;
-    if (s->flags & S_TLS) {
-        us_internal_tls_expect_end(s);
+    if (!(s->flags & S_TLS) || us_internal_tls_expect_end(s)) {
+        loop->backend->shutdown(loop, &s->p, SHUT_RD);
     }
-    loop->backend->shutdown(loop, &s->p, SHUT_RD);
 }
 
 /* ------------------------------------------------------------------------------------------------

@@ -196,4 +196,37 @@ void test_tls_handshake_is_no_write_stall(void) {
     one_end(one);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Input that is not wanted
+ * --------------------------------------------------------------------------------------------- */
+
+static struct us_socket_t *write_only(struct side *side, struct us_socket_t *s) {
+    (void) side;
+    us_socket_shutdown_read(ssl, s);
+    ASSERT_OK(send_pattern(s, 0, 1000));
+    us_socket_shutdown(ssl, s);
+    return s;
+}
+
+/* The handshake has to receive all the same. A server of TLS 1.3 would send tickets after it, for which systems reset a
+ * connection that was shut down in both directions. */
+void test_tls_shutdown_of_reading_lets_the_handshake_be_done(void) {
+    for (int i = 0; i < 3; i++) {
+        struct one one = {.side.open = write_only};
+        one_begin(&one, i & 1);
+        if (i & 1) {
+            (void) peer_accept(&one.peer, &one.side, CREDENTIAL_SERVER, versions[i / 2]);
+        } else {
+            (void) peer_connect(&one.peer, &one.side, versions[i / 2]);
+        }
+        RUN_UNTIL(one.loop, peer_step(&one.peer));
+        peer_expect_pattern(one.loop, &one.peer, 1000);
+        RUN_UNTIL(one.loop, peer_read(&one.peer));
+        ASSERT(one.peer.notified);
+        RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+        ASSERT_EQ(last_reason.kind, USX_REASON_END);
+        one_end(&one);
+    }
+}
+
 #endif

@@ -61,6 +61,7 @@ struct tls_connection {
     uint8_t muted;   /* no close_notify any more: it was made, or must not be */
     uint8_t asks;    /* the program wants to be asked about certificates */
     uint8_t tolerant; /* the end may come without a close_notify */
+    uint8_t deaf;    /* the side for reading is to be shut down when the handshake is done */
     uint8_t drained; /* the latest receive was short */
     int16_t alert;   /* fatal and received; -1: none */
     const char *input; /* ciphertext that the library has not taken yet */

@@ -106,6 +106,9 @@ static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
     if (us_internal_is_sealed(s) && !(s->flags & S_PENDING)) {
         us_internal_output_wait(s); /* there was no room for the last flight */
     }
+    if (s->cold->tls->deaf) {
+        (void) loop->backend->shutdown(loop, &s->p, SHUT_RD);
+    }
     restore_interest(s);
     struct tls_context *context = s->context->tls;
     if (context->on_handshake) {

@@ -77,10 +77,14 @@ static void end_stream(struct tls_connection *connection) {
     connection->stream = is_tolerated ? TLS_STREAM_ENDED : TLS_STREAM_TRUNCATED;
 }
 
-void us_internal_tls_expect_end(struct us_socket_t *s) {
-    if (s->cold && s->cold->tls) {
-        s->cold->tls->tolerant = 1;
+int us_internal_tls_expect_end(struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold ? s->cold->tls : NULL;
+    if (!connection) {
+        return 1;
     }
+    connection->tolerant = 1;
+    connection->deaf = s->flags & S_HANDSHAKE && s->context->deferring;
+    return !connection->deaf;
 }
 
 /* How the stream has ended, once everything before was given. */

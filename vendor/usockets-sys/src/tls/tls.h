@@ -44,8 +44,8 @@ int us_internal_tls_reason(const struct us_socket_t *s);
 int us_internal_tls_give_up(struct us_socket_t *s);
 /* The connection is over, and the peer's close_notify has not come: it must not look complete. */
 int us_internal_tls_is_cut_off(const struct us_socket_t *s);
-/* The program itself ends what comes: that is not a truncation. */
-void us_internal_tls_expect_end(struct us_socket_t *s);
+/* The program itself ends what comes: that is not a truncation. Zero: TLS does it once the handshake is done. */
+int us_internal_tls_expect_end(struct us_socket_t *s);
 /* A socket is to linger whose handshake is not done: non-zero if that goes on without the program. */
 int us_internal_tls_linger(struct us_socket_t *s);
 /* Something was received that was not given to the program. */
