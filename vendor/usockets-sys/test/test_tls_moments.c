@@ -229,4 +229,33 @@ void test_tls_shutdown_of_reading_lets_the_handshake_be_done(void) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Halts
+ * --------------------------------------------------------------------------------------------- */
+
+static int halt_and_agree(struct side *side, struct us_socket_t *s, int result) {
+    (void) s, (void) result;
+    usx_loop_halt(side->loop);
+    return 0;
+}
+
+/* The question about a certificate is the last that is called before a halt; the rest comes with the next run. */
+void test_tls_halt_while_a_certificate_is_judged(void) {
+    for (int i = 0; i < 2; i++) {
+        struct one one = {.side = {.verify = halt_and_agree, .name = "client"}};
+        one_begin(&one, 1);
+        struct us_socket_t *s = peer_accept(&one.peer, &one.side, CREDENTIAL_SERVER, versions[i]);
+        clear_trace();
+        while (one.side.count[VERIFY] == 0) {
+            (void) peer_step(&one.peer);
+            turn(one.loop);
+        }
+        ASSERT_TRACE("client:verify ");
+        RUN_UNTIL(one.loop, peer_step(&one.peer) && one.side.count[HANDSHAKE] == 1);
+        ASSERT_EQ(us_socket_write(ssl, s, "hello", 5, 0), 5);
+        peer_expect(one.loop, &one.peer, 5);
+        one_end(&one);
+    }
+}
+
 #endif

@@ -212,6 +212,7 @@ TEST(tls_close_notify_in_the_handshake)
 TEST(tls_first_byte_after_a_start)
 TEST(tls_handshake_is_no_write_stall)
 TEST(tls_shutdown_of_reading_lets_the_handshake_be_done)
+TEST(tls_halt_while_a_certificate_is_judged)
 
 /* test_tls_random.c */
 SLOW_TEST(random_traffic_over_tls_keeps_order_and_bytes, 60)

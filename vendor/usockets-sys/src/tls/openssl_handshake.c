@@ -95,6 +95,10 @@ static void release_output(struct us_loop_t *loop, uint32_t slot) {
 
 static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
     uint32_t slot = s->p.slot;
+    if (loop->halt && !(s->flags & S_LINGERING)) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE); /* by a handler inside the call: the next run tells it */
+        return;
+    }
     s->flags &= ~S_HANDSHAKE;
     if (s->flags & S_LINGERING) {
         return;
@@ -297,6 +301,10 @@ void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, un
         if (ready & ENDED) {
             ended_waiting(loop, s, ready);
         }
+        return;
+    }
+    if (SSL_is_init_finished(connection->ssl)) {
+        finished(loop, s);
         return;
     }
     if (!has_budget(loop) && !(ready & ENDED)) {
