@@ -147,7 +147,7 @@ int us_internal_linger_begin(struct us_socket_t *s) {
         return 0;
     }
     if ((!has_output && !us_internal_zerocopy_waits(s) && !might_reset(loop, s)) ||
-        (s->flags & S_HANDSHAKE && !us_internal_tls_linger(s)) || make_context(loop) < 0 ||
+        (s->flags & S_TLS && !us_internal_tls_linger(s)) || make_context(loop) < 0 ||
         watch(loop, s) < 0 || (!has_output && end_direction(loop, s))) {
         return 0;
     }

@@ -167,7 +167,7 @@ void us_internal_deadlines_begin(struct us_socket_t *s, int waits_for_byte) {
 void us_internal_stall_begin(struct us_socket_t *s) {
     uint64_t stall = own_or(s->cold->stall, s->context->deadlines.write_stall);
     s->flags |= S_PENDING;
-    if (s->flags & S_HANDSHAKE && !us_internal_is_sealed(s)) {
+    if (us_internal_tls_is_shaking_hands(s) && !us_internal_is_sealed(s)) {
         s->cold->stall_time = 0; /* it does not wait for room, and the handshake has a deadline of its own */
     } else if (stall && s->flags & S_DEADLINES && !us_internal_socket_gone(s)) {
         set_time(s, &s->cold->stall_time, deadline_tick(s->context->loop, stall));

@@ -89,6 +89,156 @@ void test_tls_close_notify_in_the_handshake(void) {
 }
 
 /* ------------------------------------------------------------------------------------------------
+ * Messages after the handshake that come in pieces
+ * --------------------------------------------------------------------------------------------- */
+
+static int add_appdata(SSL *ssl, void *argument) {
+    static const char much[2000];
+    (void) argument;
+    return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), much, sizeof much);
+}
+
+/* A client whose side was made is open then, and of its next session ticket only the first record has come. */
+static struct us_socket_t *connect_with_part(struct one *one) {
+    int port;
+    int listener = raw_listen(&port, 1);
+    SSL_CTX *context = peer_server_context(CREDENTIAL_SERVER, USX_TLS_1_3);
+    SSL_CTX_set_max_send_fragment(context, 512);
+    SSL_CTX_set_session_ticket_cb(context, add_appdata, NULL, NULL);
+    (void) side_connect(&one->side, port);
+    peer_begin(&one->peer, context, raw_accept(one->loop, listener), 1);
+    SSL_CTX_free(context);
+    RUN_UNTIL(one->loop, peer_step(&one->peer) && one->side.count[SESSION] == 2);
+    struct us_socket_t *s = one->side.opened;
+    ERR_clear_error();
+    ASSERT_EQ(SSL_new_session_ticket(one->peer.ssl), 1);
+    ASSERT_EQ(SSL_do_handshake(one->peer.ssl), 1);
+    unsigned char record[1024];
+    ASSERT_EQ(BIO_read(one->peer.out, record, 5), 5);
+    int length = record[3] << 8 | record[4];
+    ASSERT_EQ(BIO_read(one->peer.out, record + 5, length), length);
+    ASSERT_GT(peer_unsent(&one->peer), 1000);
+    unsigned long long before = statistics_of(one->loop).bytes_received;
+    raw_write(one->peer.fd, record, (size_t) length + 5);
+    RUN_UNTIL(one->loop, statistics_of(one->loop).bytes_received == before + (unsigned long long) length + 5);
+    return s;
+}
+
+static struct us_socket_t *open_with_part(struct one *one) {
+    one_begin(one, 1);
+    return connect_with_part(one);
+}
+
+/* Until the rest of it has come the library can't write: what is written waits, and the loop does not turn for it. */
+void test_tls_output_waits_for_the_rest_of_a_message(void) {
+    for (int paused = 0; paused < 2; paused++) {
+        struct one one = {0};
+        struct us_socket_t *s = open_with_part(&one);
+        if (paused) {
+            usx_socket_pause(s);
+        }
+        ASSERT_OK(send_pattern(s, 0, 50000));
+        settle(one.loop);
+        unsigned long long before = statistics_of(one.loop).events;
+        settle(one.loop);
+        ASSERT_EQ(statistics_of(one.loop).events, before);
+        ASSERT_EQ(usx_socket_tls_state(s), USX_TLS_STATE_DONE);
+        ASSERT_EQ(info_of(s).version, USX_TLS_1_3);
+        peer_write(&one.peer, "hello", 5);
+        peer_send(&one.peer);
+        peer_expect_pattern(one.loop, &one.peer, 50000);
+        if (paused) {
+            settle(one.loop);
+            ASSERT_EQ(one.side.received_length, 0);
+            usx_socket_resume(s);
+        }
+        RUN_UNTIL(one.loop, one.side.received_length == 5 && one.side.count[SESSION] == 3);
+        ASSERT_EQ(one.side.count[HANDSHAKE], 1);
+        ASSERT_EQ(one.side.count[CLOSE], 0);
+        ASSERT_EQ(usx_socket_buffered(s), 0);
+        one_end(&one);
+    }
+}
+
+/* So do our end, and a close. */
+void test_tls_end_waits_for_the_rest_of_a_message(void) {
+    for (int way = 0; way < 4; way++) {
+        struct one one = {0};
+        struct us_socket_t *s = open_with_part(&one);
+        if (way & 1) {
+            ASSERT_OK(send_pattern(s, 0, 50000));
+        }
+        if (way & 2) {
+            usx_socket_close(s, 0);
+        } else {
+            us_socket_shutdown(ssl, s);
+        }
+        settle(one.loop);
+        peer_send(&one.peer);
+        RUN_UNTIL(one.loop, peer_read(&one.peer));
+        ASSERT_EQ(one.peer.received_length, way & 1 ? 50000 : 0);
+        if (way != 2) { /* a close with nothing to send waits for nothing */
+            ASSERT(one.peer.notified);
+        }
+        raw_close(one.peer.fd);
+        RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+        one_end(&one);
+    }
+}
+
+static struct us_socket_t *write_hello(struct side *side, struct us_socket_t *s) {
+    if (side->number == 0) {
+        side->number = us_socket_write(ssl, s, "hello", 5, 0);
+        us_socket_shutdown(ssl, s);
+    }
+    return s;
+}
+
+/* Programs of libusockets.h are told that nothing was written, and when it can be. */
+void test_tls_programs_write_after_the_rest_of_a_message(void) {
+    for (int way = 0; way < 2; way++) {
+        struct one one = {.loop = test_loop()};
+        ssl = 1;
+        side_init(&one.side, one.loop);
+        struct us_socket_t *s = connect_with_part(&one);
+        if (way == 0) {
+            one.side.writable = write_hello;
+            ASSERT_EQ(us_socket_write(ssl, s, "hello", 5, 0), 0);
+            int writable = one.side.count[WRITABLE];
+            settle(one.loop);
+            ASSERT_EQ(one.side.count[WRITABLE], writable);
+        } else {
+            us_socket_shutdown(ssl, s);
+        }
+        peer_send(&one.peer);
+        RUN_UNTIL(one.loop, peer_read(&one.peer));
+        ASSERT(one.peer.notified);
+        ASSERT_EQ(one.peer.received_length, way == 0 ? 5 : 0);
+        ASSERT_EQ(one.side.count[CLOSE], 0);
+        one_end(&one);
+    }
+}
+
+/* The peer goes instead. */
+void test_tls_output_waits_for_a_message_in_vain(void) {
+    for (int way = 0; way < 2; way++) {
+        struct one one = {0};
+        struct us_socket_t *s = open_with_part(&one);
+        ASSERT_OK(send_pattern(s, 0, 50000));
+        settle(one.loop);
+        if (way == 0) {
+            raw_close(one.peer.fd);
+        } else {
+            raw_write(one.peer.fd, close_notify, sizeof close_notify); /* in plaintext, which it must not be */
+        }
+        RUN_UNTIL(one.loop, one.side.count[CLOSE] == 1);
+        ASSERT_EQ(last_reason.kind, way == 0 ? USX_REASON_TRUNCATED : USX_REASON_TLS);
+        ASSERT_EQ(one.side.count[HANDSHAKE], 1);
+        one_end(&one);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
  * Deadlines
  * --------------------------------------------------------------------------------------------- */
 

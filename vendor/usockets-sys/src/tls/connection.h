@@ -56,6 +56,7 @@ struct tls_connection {
     uint32_t slot;   /* of the socket, which may move in memory */
     uint8_t is_client;
     uint8_t started; /* a client has begun */
+    uint8_t done;    /* the handshake; S_HANDSHAKE after it: a later message has come in part, and output waits for it */
     uint8_t stream;  /* enum tls_stream */
     uint8_t hello;   /* enum tls_hello */
     uint8_t muted;   /* no close_notify any more: it was made, or must not be */
@@ -101,6 +102,9 @@ int us_internal_tls_set_name(struct tls_connection *connection, const char *name
 /* Around everything that may make the library say something to the peer; the second sends it. */
 void us_internal_tls_enter(struct tls_connection *connection);
 void us_internal_tls_exit(struct tls_connection *connection, int flags);
+/* The library has a message in part that came after the handshake, and writes nothing until it has the rest: what the
+ * socket has to send waits, as for a handshake. Zero: it is not so. */
+int us_internal_tls_awaits_message(struct us_socket_t *s);
 /* A call of the library has failed for good: writes down why. */
 void us_internal_tls_failed(struct tls_connection *connection);
 

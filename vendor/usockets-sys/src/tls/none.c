@@ -305,6 +305,11 @@ void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, un
     (void) ready;
 }
 
+int us_internal_tls_is_shaking_hands(const struct us_socket_t *s) {
+    (void) s;
+    return 0;
+}
+
 unsigned int us_internal_tls_interest(const struct us_socket_t *s, unsigned int interest) {
     (void) s;
     return interest;

@@ -93,32 +93,53 @@ static void release_output(struct us_loop_t *loop, uint32_t slot) {
     }
 }
 
-static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
-    uint32_t slot = s->p.slot;
-    if (loop->halt && !(s->flags & S_LINGERING)) {
-        us_internal_ready_push(loop, s, BACKEND_READABLE); /* by a handler inside the call: the next run tells it */
-        return;
-    }
-    s->flags &= ~S_HANDSHAKE;
-    if (s->flags & S_LINGERING) {
-        return;
-    }
-    us_internal_deadlines_begin(s, !s->cold->tls->is_client);
+/* It is done: deadlines begin, and the program is told. */
+static void tell_done(struct us_loop_t *loop, struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold->tls;
+    us_internal_deadlines_begin(s, !connection->is_client);
     if (s->flags & S_PENDING) {
         us_internal_stall_begin(s); /* from now on output waits for room, if for anything */
     }
     if (us_internal_is_sealed(s) && !(s->flags & S_PENDING)) {
         us_internal_output_wait(s); /* there was no room for the last flight */
     }
-    if (s->cold->tls->deaf) {
+    if (connection->deaf) {
         (void) loop->backend->shutdown(loop, &s->p, SHUT_RD);
     }
     restore_interest(s);
     struct tls_context *context = s->context->tls;
     if (context->on_handshake) {
         context->on_handshake(s);
-        s = us_internal_slot_socket(loop, slot);
     }
+}
+
+/* A message after it is whole. An adoption meanwhile took it for a handshake. */
+static void end_wait(struct us_socket_t *s) {
+    if (s->policy_time) {
+        us_internal_deadlines_begin(s, !s->cold->tls->is_client && !(s->flags & S_RECEIVED));
+    }
+    restore_interest(s);
+}
+
+static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold->tls;
+    uint32_t slot = s->p.slot;
+    int was_done = connection->done;
+    if (loop->halt && !(s->flags & S_LINGERING)) {
+        us_internal_ready_push(loop, s, BACKEND_READABLE); /* by a handler inside the call: the next run tells it */
+        return;
+    }
+    s->flags &= ~S_HANDSHAKE;
+    connection->done = 1;
+    if (s->flags & S_LINGERING) {
+        return;
+    }
+    if (was_done) {
+        end_wait(s);
+    } else {
+        tell_done(loop, s);
+    }
+    s = us_internal_slot_socket(loop, slot);
     if (us_internal_socket_gone(s)) {
         return;
     }
@@ -127,6 +148,24 @@ static void finished(struct us_loop_t *loop, struct us_socket_t *s) {
     } else if (s->flags & S_SHUT_WANTED && !(s->flags & S_PENDING)) {
         us_internal_output_wait(s); /* there will be somebody to do it later */
     }
+}
+
+int us_internal_tls_is_shaking_hands(const struct us_socket_t *s) {
+    return s->flags & S_HANDSHAKE && !(s->cold->tls && s->cold->tls->done);
+}
+
+/* It may be whole already when the ready queue comes to it, or the rest may have been received. */
+int us_internal_tls_awaits_message(struct us_socket_t *s) {
+    struct tls_connection *connection = s->cold->tls;
+    if (!connection->done || !SSL_in_init(connection->ssl)) {
+        return 0;
+    }
+    if (!(s->flags & S_HANDSHAKE)) {
+        s->flags |= S_HANDSHAKE;
+        us_internal_socket_interest(s, s->p.interest);
+        us_internal_ready_push(connection->loop, s, BACKEND_READABLE);
+    }
+    return 1;
 }
 
 /* One call of the library. The value of SSL_get_error(). */
@@ -253,7 +292,8 @@ static void advance(struct us_loop_t *loop, struct us_socket_t *s, unsigned int 
         int error = step(connection);
         s = us_internal_tls_socket(connection);
         if (us_internal_socket_gone(s) && !(s->flags & S_LINGERING)) {
-            s->flags &= error == SSL_ERROR_NONE ? ~S_HANDSHAKE : ~0u;
+            connection->done |= error == SSL_ERROR_NONE;
+            s->flags &= connection->done ? ~S_HANDSHAKE : ~0u;
             return; /* by a handler, inside the call */
         }
         switch (error) {
@@ -324,6 +364,12 @@ void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, un
  * for others. */
 int us_internal_tls_linger(struct us_socket_t *s) {
     struct tls_connection *connection = s->cold->tls;
+    if (connection->done) {
+        /* Before anything is thrown away: with output it still needs the rest of a message. */
+        s->flags &= ~S_HANDSHAKE;
+        (void) (s->cold->output && us_internal_tls_awaits_message(s));
+        return 1;
+    }
     if (connection->stream != TLS_STREAM_FAILED &&
         (connection->hello == TLS_HELLO_UNKNOWN || connection->hello == TLS_HELLO_WAITING)) {
         return 0;

@@ -33,7 +33,7 @@ int usx_socket_tls_state(struct us_socket_t *s) {
     if (!connection) {
         return USX_TLS_STATE_NONE;
     }
-    if (!(s->flags & S_HANDSHAKE)) {
+    if (connection->done) {
         return USX_TLS_STATE_DONE;
     }
     return connection->hello == TLS_HELLO_WAITING ? USX_TLS_STATE_WAITING : USX_TLS_STATE_HANDSHAKE;
@@ -41,7 +41,7 @@ int usx_socket_tls_state(struct us_socket_t *s) {
 
 int usx_socket_tls_info(struct us_socket_t *s, struct usx_tls_info *info) {
     struct tls_connection *connection = connection_of(s);
-    if (!connection || s->flags & S_HANDSHAKE) {
+    if (!connection || !connection->done) {
         return -ENOTCONN;
     }
     SSL *ssl = connection->ssl;

@@ -83,7 +83,7 @@ int us_internal_tls_expect_end(struct us_socket_t *s) {
         return 1;
     }
     connection->tolerant = 1;
-    connection->deaf = s->flags & S_HANDSHAKE && s->context->deferring;
+    connection->deaf = us_internal_tls_is_shaking_hands(s) && s->context->deferring;
     return !connection->deaf;
 }
 
@@ -263,7 +263,8 @@ size_t us_internal_tls_send(struct us_socket_t *s, const struct iovec *slices, i
     struct source source = {slices, count, 0};
     advance(&source, 0);
     *blocked = 1;
-    if (s->flags & S_HANDSHAKE || !connection || connection->stream == TLS_STREAM_FAILED || connection->muted) {
+    if (s->flags & S_HANDSHAKE || !connection || connection->stream == TLS_STREAM_FAILED || connection->muted ||
+        us_internal_tls_awaits_message(s)) {
         return 0;
     }
     for (int i = 0; i < BUDGET_SENDS && source.count && !us_internal_is_sealed(s); i++) {
@@ -279,9 +280,11 @@ size_t us_internal_tls_send(struct us_socket_t *s, const struct iovec *slices, i
 
 int us_internal_tls_close_notify(struct us_socket_t *s) {
     struct tls_connection *connection = s->cold ? s->cold->tls : NULL;
-    int is_open = connection && connection->ssl && !(s->flags & S_HANDSHAKE) &&
-                  connection->stream != TLS_STREAM_FAILED;
-    if (is_open && !connection->muted) {
+    int is_open = connection && connection->done && connection->stream != TLS_STREAM_FAILED && !connection->muted;
+    if (is_open && !us_internal_socket_gone(s) && us_internal_tls_awaits_message(s)) {
+        return 1;
+    }
+    if (is_open && !(s->flags & S_HANDSHAKE)) {
         connection->muted = 1;
         us_internal_tls_enter(connection);
         (void) SSL_shutdown(connection->ssl);

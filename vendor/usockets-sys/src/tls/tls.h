@@ -2,7 +2,8 @@
  * which includes it.
  *
  * A socket of a context with TLS has S_TLS from its creation, and a connection (cold->tls) from just before its on_open.
- * S_HANDSHAKE lasts until the handshake is done. TLS lies between what sockets send and receive and the back end: above
+ * S_HANDSHAKE lasts until the handshake is done, and comes back while output waits for the rest of a message that has come
+ * in part. TLS lies between what sockets send and receive and the back end: above
  * it everything is plaintext, below it ciphertext, and ciphertext that the back end did not take is an item at the front
  * of the socket's output (OUTPUT_SEALED). */
 #ifndef USOCKETS_TLS_INTERNAL_H
@@ -31,6 +32,8 @@ void us_internal_tls_opened(struct us_socket_t *s);
 void us_internal_tls_free(struct us_socket_t *s);
 /* S_HANDSHAKE, and the descriptor is ready, or the program has answered. */
 void us_internal_tls_handshake(struct us_loop_t *loop, struct us_socket_t *s, unsigned int ready);
+/* S_HANDSHAKE, and that is what it is: not a message that has come in part after it. */
+int us_internal_tls_is_shaking_hands(const struct us_socket_t *s);
 /* Interest that a handshake has instead of that of the program. */
 unsigned int us_internal_tls_interest(const struct us_socket_t *s, unsigned int interest);
 /* As the `receive` of a back end, but what it gives is decrypted: at most RECEIVE_LENGTH bytes. `ended`: all that the
@@ -46,7 +49,7 @@ int us_internal_tls_give_up(struct us_socket_t *s);
 int us_internal_tls_is_cut_off(const struct us_socket_t *s);
 /* The program itself ends what comes: that is not a truncation. Zero: TLS does it once the handshake is done. */
 int us_internal_tls_expect_end(struct us_socket_t *s);
-/* A socket is to linger whose handshake is not done: non-zero if that goes on without the program. */
+/* A socket is to linger: zero if its handshake is not done, and does not go on without the program. */
 int us_internal_tls_linger(struct us_socket_t *s);
 /* Something was received that was not given to the program. */
 int us_internal_tls_has_input(const struct us_socket_t *s);
