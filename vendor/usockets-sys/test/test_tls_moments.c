@@ -380,6 +380,44 @@ void test_tls_shutdown_of_reading_lets_the_handshake_be_done(void) {
 }
 
 /* ------------------------------------------------------------------------------------------------
+ * Preludes
+ * --------------------------------------------------------------------------------------------- */
+
+static int parse_four(struct us_socket_t *s, void *argument, const char *data, size_t length) {
+    (void) s, (void) argument, (void) data;
+    return length >= 4 ? 4 : 0;
+}
+
+/* The hello comes in the same segment, or every byte in one of its own. */
+void test_tls_behind_a_prelude(void) {
+    for (int i = 0; i < 4; i++) {
+        struct one one = {.side.data = echo_data};
+        struct usx_prelude prelude = {.parse = parse_four, .max_length = 1000};
+        one_begin(&one, 0);
+        side_listen(&one.side);
+        ASSERT_OK(usx_listen_socket_set_prelude(one.side.listener, &prelude));
+        SSL_CTX *context = peer_client_context(versions[i & 1]);
+        peer_begin(&one.peer, context, raw_connect(one.side.port), 0);
+        SSL_CTX_free(context);
+        ASSERT_EQ(BIO_write(one.peer.out, "four", 4), 4);
+        ERR_clear_error();
+        ASSERT_LT(SSL_do_handshake(one.peer.ssl), 1);
+        char byte;
+        while (i >= 2 && BIO_read(one.peer.out, &byte, 1) == 1) {
+            raw_write(one.peer.fd, &byte, 1);
+            turn(one.loop);
+        }
+        peer_send(&one.peer);
+        RUN_UNTIL(one.loop, peer_step(&one.peer) && one.side.count[HANDSHAKE] == 1);
+        peer_write(&one.peer, "hello", 5);
+        peer_send(&one.peer);
+        peer_expect(one.loop, &one.peer, 5);
+        ASSERT_EQ(one.side.count[OPEN], 1);
+        one_end(&one);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------
  * Halts
  * --------------------------------------------------------------------------------------------- */
 

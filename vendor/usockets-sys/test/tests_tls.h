@@ -216,6 +216,7 @@ TEST(tls_output_waits_for_a_message_in_vain)
 TEST(tls_first_byte_after_a_start)
 TEST(tls_handshake_is_no_write_stall)
 TEST(tls_shutdown_of_reading_lets_the_handshake_be_done)
+TEST(tls_behind_a_prelude)
 TEST(tls_halt_while_a_certificate_is_judged)
 
 /* test_tls_random.c */
