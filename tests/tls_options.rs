@@ -195,6 +195,26 @@ fn options_that_are_no_good() {
 }
 
 #[test]
+fn no_list_of_ciphers_does_without_certificates_or_encryption() {
+    let _guard = guard();
+    let kind_of_lists = |list: &str| {
+        let client = TlsClientOptions::new().trust(TrustAnchors::none()).ciphers(list);
+        let server = TlsServerOptions::without_identity().ciphers(list).build();
+        [client.build().err(), server.err()].map(|error| match error {
+            Some(UsError::Tls(error)) => Some(error.kind()),
+            Some(error) => panic!("{error}"),
+            None => None,
+        })
+    };
+    for bad in ["aNULL", "eNULL", "aNULL:@SECLEVEL=0", "ALL:@SECLEVEL=0", "@SECLEVEL=0:ECDHE+AESGCM"] {
+        assert_eq!(kind_of_lists(bad), [Some(TlsErrorKind::Ciphers); 2], "{bad}");
+    }
+    for good in ["ALL", "ALL:COMPLEMENTOFALL", "ECDHE+AESGCM:@STRENGTH", "ECDHE+AESGCM:@SECLEVEL=3"] {
+        assert_eq!(kind_of_lists(good), [None; 2], "{good}");
+    }
+}
+
+#[test]
 fn everything_that_can_be_chosen() {
     let _guard = guard();
     let authority = Authority::new();

@@ -52,7 +52,7 @@ pub enum TlsErrorKind {
     Expired,
     /// The trusted certificates cannot be read, or there are none in the file.
     Trust,
-    /// The list of ciphers has none for TLS 1.2.
+    /// The list of ciphers has none for TLS 1.2, or lowers the level of security.
     Ciphers,
     /// The list of cipher suites has none for TLS 1.3, or one that is unknown.
     Suites,
@@ -145,7 +145,7 @@ impl TlsError {
             TlsErrorKind::Mismatch => "the private key does not belong to the certificate",
             TlsErrorKind::Expired => "the certificate is not valid at this time",
             TlsErrorKind::Trust => "the trusted certificates cannot be read",
-            TlsErrorKind::Ciphers => "no cipher for TLS 1.2 in the list",
+            TlsErrorKind::Ciphers => "no cipher for TLS 1.2 in the list, or a security level that is too low",
             TlsErrorKind::Suites => "an unknown cipher suite for TLS 1.3, or none, in the list",
             TlsErrorKind::Groups => "an unknown group for the key exchange",
             TlsErrorKind::Versions => "no version of TLS is left",

@@ -172,7 +172,9 @@ macro_rules! policy_methods {
             }
 
             /// The ciphers of TLS 1.2, best first, as [openssl-ciphers(1)] has them:
-            /// `"ECDHE+AESGCM:ECDHE+CHACHA20"`. Default: forward secrecy with AEAD only.
+            /// `"ECDHE+AESGCM:ECDHE+CHACHA20"`. Those without a certificate or without encryption are left out
+            /// whatever the list says, and one that lowers the library's level of security (`@SECLEVEL`) is an
+            /// error. Default: forward secrecy with AEAD only.
             ///
             /// [openssl-ciphers(1)]: https://docs.openssl.org/3.0/man1/openssl-ciphers/
             pub fn ciphers(mut self, list: impl Into<String>) -> Self {

@@ -129,7 +129,9 @@ struct usx_tls_options {
     int check_name;   /* clients, non-zero: the certificate must be for the name or address connected to */
     int min_version;  /* USX_TLS_1_2 or USX_TLS_1_3; 0: all from 1.2 on */
     int max_version;
-    const char *ciphers;          /* TLS 1.2, openssl-ciphers(1). NULL: forward secrecy and AEAD only, if `strict` */
+    /* TLS 1.2, openssl-ciphers(1). If `strict`, NULL: forward secrecy and AEAD only; and a list never has those without
+     * authentication or encryption, nor may it lower the level of security. */
+    const char *ciphers;
     const char *cipher_suites;    /* TLS 1.3, with colons in between */
     const char *groups;           /* such as "X25519:P-256" */
     const char *signature_algorithms;

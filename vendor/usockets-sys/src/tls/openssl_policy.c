@@ -148,18 +148,46 @@ static int has_all_suites(SSL_CTX *ssl_ctx, const char *list) {
     }
 }
 
+/* What the program lists, without ciphers that do without a certificate, whatever is asked of the peer, or without
+ * encryption. A list can also lower the level of security, of all that the configuration does: that is refused. */
+static int set_list_of_program(SSL_CTX *ssl_ctx, const char *list) {
+    static const char never[] = ":!aNULL:!eNULL";
+    size_t length = strlen(list);
+    char *all = sys_malloc(length + sizeof never);
+    if (all == NULL) {
+        return USX_TLS_ERROR_MEMORY;
+    }
+    memcpy(all, list, length);
+    memcpy(all + length, never, sizeof never);
+    int level = SSL_CTX_get_security_level(ssl_ctx);
+    int good = SSL_CTX_set_cipher_list(ssl_ctx, all) == 1 && SSL_CTX_get_security_level(ssl_ctx) >= level;
+    sys_free(all);
+    return good ? 0 : USX_TLS_ERROR_CIPHERS;
+}
+
 /* An empty list is refused here: what the library makes of it depends on its version. */
+static int set_cipher_list(const struct usx_tls_options *options, SSL_CTX *ssl_ctx) {
+    const char *list = options->ciphers;
+    if (list != NULL && *list == '\0') {
+        return USX_TLS_ERROR_CIPHERS;
+    }
+    if (list != NULL && options->strict) {
+        return set_list_of_program(ssl_ctx, list);
+    }
+    if (list == NULL && options->strict) {
+        list = STRICT_CIPHERS;
+    } else if (list == NULL && options->dh_parameters.data != NULL) {
+        list = DH_CIPHERS;
+    }
+    return list == NULL || SSL_CTX_set_cipher_list(ssl_ctx, list) == 1 ? 0 : USX_TLS_ERROR_CIPHERS;
+}
+
 static int set_ciphers(const struct tls_build *build) {
     const struct usx_tls_options *options = build->options;
     SSL_CTX *ssl_ctx = build->ssl_ctx;
-    const char *ciphers = options->ciphers;
-    if (ciphers == NULL && options->strict) {
-        ciphers = STRICT_CIPHERS;
-    } else if (ciphers == NULL && options->dh_parameters.data != NULL) {
-        ciphers = DH_CIPHERS;
-    }
-    if (ciphers != NULL && (*ciphers == '\0' || SSL_CTX_set_cipher_list(ssl_ctx, ciphers) != 1)) {
-        return us_internal_tls_fail(build->error, USX_TLS_ERROR_CIPHERS);
+    int kind = set_cipher_list(options, ssl_ctx);
+    if (kind != 0) {
+        return us_internal_tls_fail(build->error, kind);
     }
     if (options->cipher_suites != NULL &&
         (SSL_CTX_set_ciphersuites(ssl_ctx, options->cipher_suites) != 1 ||
