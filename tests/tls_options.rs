@@ -143,6 +143,9 @@ fn identities_that_are_no_good() {
     let empty = TlsIdentity::from_der(Vec::<Vec<u8>>::new(), &issued.key_der);
     assert_eq!(kind_of(TlsServerOptions::new(empty).build()), TlsErrorKind::Certificate);
 
+    let stapled = issued.identity().ocsp_response("no response");
+    assert_eq!(kind_of(TlsServerOptions::new(stapled).build()), TlsErrorKind::OcspResponse);
+
     let expired = authority.issue_expired(&["localhost"]).identity();
     let server = TlsServerOptions::new(expired.clone());
     assert_eq!(kind_of(server.clone().build()), TlsErrorKind::Expired);
@@ -189,7 +192,18 @@ fn options_that_are_no_good() {
     let folder = Folder::new("bad-trust");
     let garbage = folder.write("garbage.pem", "garbage");
     let trust = TrustAnchors::pem_file(&garbage).expect("it is there");
-    assert_eq!(file_of(client().trust(trust).build()), Some(garbage));
+    assert_eq!(file_of(client().trust(trust).build()), Some(garbage.clone()));
+    // Of several, the one that cannot be read is named.
+    let good = folder.write("good.pem", Authority::new().pem());
+    let files = |files: [&PathBuf; 2]| {
+        let [first, second] = files.map(|file| TrustAnchors::pem_file(file).expect("it is there"));
+        client().trust(TrustAnchors::system().and(first).and(second)).build()
+    };
+    files([&good, &good]).expect("a configuration");
+    assert_eq!(file_of(files([&garbage, &good])), Some(garbage.clone()));
+    assert_eq!(file_of(files([&good, &garbage])), Some(garbage));
+    let good = TrustAnchors::pem_file(&good).expect("it is there");
+    assert_eq!(file_of(client().trust(good.and(TrustAnchors::pem("garbage"))).build()), None);
     let server = options().client_certificates(ClientCertificates::Optional);
     assert!(matches!(server.build(), Err(UsError::InvalidOption { option: "client trust", .. })));
 }
@@ -206,10 +220,13 @@ fn no_list_of_ciphers_does_without_certificates_or_encryption() {
             None => None,
         })
     };
-    for bad in ["aNULL", "eNULL", "aNULL:@SECLEVEL=0", "ALL:@SECLEVEL=0", "@SECLEVEL=0:ECDHE+AESGCM"] {
+    for bad in
+        ["aNULL", "eNULL", "aNULL:@SECLEVEL=0", "ALL:@SECLEVEL=0", "@SECLEVEL=0:ECDHE+AESGCM"]
+    {
         assert_eq!(kind_of_lists(bad), [Some(TlsErrorKind::Ciphers); 2], "{bad}");
     }
-    for good in ["ALL", "ALL:COMPLEMENTOFALL", "ECDHE+AESGCM:@STRENGTH", "ECDHE+AESGCM:@SECLEVEL=3"] {
+    for good in ["ALL", "ALL:COMPLEMENTOFALL", "ECDHE+AESGCM:@STRENGTH", "ECDHE+AESGCM:@SECLEVEL=3"]
+    {
         assert_eq!(kind_of_lists(good), [None; 2], "{good}");
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct ConfigError {
     pub(crate) kind: c_int,
     /// 0: none.
     pub(crate) errno: c_int,
+    /// `USX_TLS_ERROR_TRUST`: which of the trusted; after the last: the system's.
+    pub(crate) index: usize,
     pub(crate) said: LibraryError,
 }
 
@@ -255,6 +257,7 @@ impl RawConfig {
         let mut error = sys::usx_tls_error {
             kind: sys::USX_TLS_ERROR_UNAVAILABLE, // that is what a build without TLS leaves here
             error: 0,
+            index: 0,
             code: 0,
             library: ptr::null(),
             reason: ptr::null(),
@@ -263,6 +266,7 @@ impl RawConfig {
         NonNull::new(made).map(Self).ok_or_else(|| ConfigError {
             kind: error.kind,
             errno: error.error,
+            index: error.index,
             said: LibraryError {
                 code: error.code,
                 library: static_text(error.library),

@@ -56,7 +56,7 @@ pub enum TlsErrorKind {
     Ciphers,
     /// The list of cipher suites has none for TLS 1.3, or one that is unknown.
     Suites,
-    /// A group for the key exchange is unknown.
+    /// A group for the key exchange is unknown, or in the list twice.
     Groups,
     /// No version of TLS is left.
     Versions,
@@ -64,6 +64,8 @@ pub enum TlsErrorKind {
     Protocols,
     /// A signature algorithm is unknown.
     Signatures,
+    /// The OCSP response cannot be read.
+    OcspResponse,
     /// Something else is out of its range.
     OutOfRange,
 }
@@ -87,7 +89,8 @@ impl TlsError {
                 | TlsErrorKind::Key
                 | TlsErrorKind::Mismatch
                 | TlsErrorKind::Expired
-                | TlsErrorKind::Trust,
+                | TlsErrorKind::Trust
+                | TlsErrorKind::OcspResponse,
             ) => io::ErrorKind::InvalidData,
             _ => io::ErrorKind::InvalidInput,
         }
@@ -145,12 +148,17 @@ impl TlsError {
             TlsErrorKind::Mismatch => "the private key does not belong to the certificate",
             TlsErrorKind::Expired => "the certificate is not valid at this time",
             TlsErrorKind::Trust => "the trusted certificates cannot be read",
-            TlsErrorKind::Ciphers => "no cipher for TLS 1.2 in the list, or a security level that is too low",
+            TlsErrorKind::Ciphers => {
+                "no cipher for TLS 1.2 in the list, or a security level that is too low"
+            }
             TlsErrorKind::Suites => "an unknown cipher suite for TLS 1.3, or none, in the list",
-            TlsErrorKind::Groups => "an unknown group for the key exchange",
+            TlsErrorKind::Groups => "an unknown group for the key exchange, or one twice",
             TlsErrorKind::Versions => "no version of TLS is left",
-            TlsErrorKind::Protocols => "a protocol name for ALPN has 1 to 255 bytes",
+            TlsErrorKind::Protocols => {
+                "a protocol name for ALPN has 1 to 255 bytes, and all together at most 65535"
+            }
             TlsErrorKind::Signatures => "an unknown signature algorithm",
+            TlsErrorKind::OcspResponse => "the OCSP response cannot be read",
             TlsErrorKind::OutOfRange => "an option of TLS is out of its range",
         }
     }
@@ -177,6 +185,7 @@ pub(crate) fn config_error<'a>(
         sys::USX_TLS_ERROR_VERSIONS => TlsErrorKind::Versions,
         sys::USX_TLS_ERROR_PROTOCOLS => TlsErrorKind::Protocols,
         sys::USX_TLS_ERROR_SIGNATURES => TlsErrorKind::Signatures,
+        sys::USX_TLS_ERROR_OCSP => TlsErrorKind::OcspResponse,
         _ => TlsErrorKind::OutOfRange,
     };
     let source = (error.errno != 0).then(|| io::Error::from_raw_os_error(error.errno));
@@ -220,6 +229,7 @@ mod tests {
         ConfigError {
             kind: sys::USX_TLS_ERROR_PASSPHRASE,
             errno: 0,
+            index: 0,
             said: LibraryError {
                 code: 7,
                 library: Some("PEM routines"),
@@ -254,6 +264,7 @@ mod tests {
         let error = ConfigError {
             kind: sys::USX_TLS_ERROR_SYSTEM,
             errno: libc::EACCES,
+            index: 0,
             said: LibraryError::default(),
         };
         let error = config_error(error, |_| None);

@@ -239,7 +239,7 @@ impl<'a> Parts<'a> {
         };
         RawConfig::create(&settings).map_err(|error| {
             config_error(error, |kind| match kind {
-                TlsErrorKind::Trust => self.trust.file(),
+                TlsErrorKind::Trust => self.trust.file(error.index),
                 kind => self.identity.and_then(|identity| identity.file(kind)),
             })
         })

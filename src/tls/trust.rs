@@ -91,10 +91,9 @@ impl TrustAnchors {
         self.certificates.iter().map(|anchors| anchors.pem.as_slice()).collect()
     }
 
-    /// The file that an error is about: the only one.
-    pub(super) fn file(&self) -> Option<&Path> {
-        let mut files = self.certificates.iter().filter_map(|anchors| anchors.file.as_deref());
-        files.next().filter(|_| files.next().is_none())
+    /// The file, if they are from one, that the [certificates](Self::certificates) with this index are from.
+    pub(super) fn file(&self, index: usize) -> Option<&Path> {
+        self.certificates.get(index)?.file.as_deref()
     }
 }
 

@@ -1657,6 +1657,8 @@ pub const USX_TLS_ERROR_DH: c_int = 15;
 pub const USX_TLS_ERROR_SIGNATURES: c_int = 16;
 /// Another option is out of its range.
 pub const USX_TLS_ERROR_OPTION: c_int = 17;
+/// The OCSP response cannot be read.
+pub const USX_TLS_ERROR_OCSP: c_int = 18;
 
 /// See "Errors" in `usockets_tls.h`.
 #[repr(C)]
@@ -1666,6 +1668,8 @@ pub struct usx_tls_error {
     pub kind: c_int,
     /// Positive errno; 0: none.
     pub error: c_int,
+    /// `USX_TLS_ERROR_TRUST`: which of `trusted`; after the last: the system's.
+    pub index: usize,
     /// Of the library; 0: none.
     pub code: c_ulong,
     /// Which part of the library; static, or NULL.

@@ -45,11 +45,13 @@ int usx_tls_kernel_support(void);
 #define USX_TLS_ERROR_DH 15         /* Diffie-Hellman parameters */
 #define USX_TLS_ERROR_SIGNATURES 16 /* an unknown signature algorithm */
 #define USX_TLS_ERROR_OPTION 17     /* another option is out of its range */
+#define USX_TLS_ERROR_OCSP 18       /* the OCSP response can't be read */
 
 /* All strings are static, or NULL. */
 struct usx_tls_error {
     int kind;            /* USX_TLS_ERROR_* */
     int error;           /* positive errno, 0: none */
+    size_t index;        /* USX_TLS_ERROR_TRUST: which of `trusted`; after the last: the system's */
     unsigned long code;  /* of the library (ERR_get_error(3)); 0: none */
     const char *library; /* which part of it, such as "PEM routines" */
     const char *reason;  /* such as "bad decrypt" */

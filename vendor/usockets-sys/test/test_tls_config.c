@@ -554,7 +554,7 @@ void test_tls_options_out_of_range_are_refused(void) {
     REFUSED(options, OPTION);
     options = server_options();
     options.ocsp_response = text("no response");
-    REFUSED(options, OPTION);
+    REFUSED(options, OCSP);
     options = server_options();
     options.key_log = 1000000;
     REFUSED(options, SYSTEM);

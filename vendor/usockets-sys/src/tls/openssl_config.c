@@ -23,6 +23,7 @@ int us_internal_tls_fail(struct usx_tls_error *error, int kind) {
     }
     error->kind = kind;
     error->error = ERR_SYSTEM_ERROR(code) ? ERR_GET_REASON(code) : 0;
+    error->index = 0;
     error->code = code;
     error->library = code != 0 ? ERR_lib_error_string(code) : NULL;
     error->reason = code != 0 ? ERR_reason_error_string(code) : NULL;

@@ -103,7 +103,7 @@ int us_internal_tls_check(const struct usx_tls_options *options) {
     if (options->dh_parameters.length > MATERIAL_MAX) {
         return USX_TLS_ERROR_DH;
     }
-    return options->ocsp_response.length > MATERIAL_MAX ? USX_TLS_ERROR_OPTION : 0;
+    return options->ocsp_response.length > MATERIAL_MAX ? USX_TLS_ERROR_OCSP : 0;
 }
 
 static int is_version(int version) {
@@ -287,7 +287,7 @@ static int set_ocsp_response(const struct tls_build *build) {
     int good = response != NULL && next == (const unsigned char *) bytes->data + bytes->length;
     OCSP_RESPONSE_free(response);
     if (!good) {
-        return us_internal_tls_fail(build->error, USX_TLS_ERROR_OPTION);
+        return us_internal_tls_fail(build->error, USX_TLS_ERROR_OCSP);
     }
     if (!copy_bytes(bytes, &build->config->ocsp_response)) {
         return us_internal_tls_fail(build->error, USX_TLS_ERROR_MEMORY);

@@ -76,6 +76,13 @@ static int add_pem(struct trust *trust, const struct usx_tls_bytes *bytes) {
     return good;
 }
 
+/* `index`: which of `trusted`; after the last: the system's. */
+static int fail(const struct tls_build *build, size_t index) {
+    int kind = us_internal_tls_fail(build->error, USX_TLS_ERROR_TRUST);
+    build->error->index = index;
+    return kind;
+}
+
 static int add_given(struct trust *trust) {
     const struct usx_tls_options *options = trust->build->options;
     for (size_t i = 0; i < options->trusted_count; i++) {
@@ -84,7 +91,7 @@ static int add_given(struct trust *trust) {
                    (options->trusted_format == USX_TLS_DER ? add_der(trust, bytes)
                                                            : add_pem(trust, bytes));
         if (!good) {
-            return us_internal_tls_fail(trust->build->error, USX_TLS_ERROR_TRUST);
+            return fail(trust->build, i);
         }
     }
     return 0;
@@ -103,7 +110,7 @@ static int add_file(struct tls_build *build, const char *path) {
     }
     int good = add_pem(&trust, &bytes);
     us_internal_tls_free_bytes(&bytes);
-    return good ? 0 : us_internal_tls_fail(build->error, USX_TLS_ERROR_TRUST);
+    return good ? 0 : fail(build, build->options->trusted_count);
 }
 
 /* The library looks into it when it verifies, and does not mind if it is not there. */
@@ -118,7 +125,7 @@ static int add_directory(struct tls_build *build, const char *path) {
     }
     if (SSL_CTX_load_verify_dir(build->ssl_ctx, path) != 1 ||
         EVP_DigestUpdate(build->policy, path, strlen(path) + 1) != 1) {
-        return us_internal_tls_fail(build->error, USX_TLS_ERROR_TRUST);
+        return fail(build, build->options->trusted_count);
     }
     return 0;
 }
@@ -130,7 +137,7 @@ static int add_system(struct tls_build *build) {
     if (options->trust_file == NULL && options->trust_directory == NULL) {
         if (SSL_CTX_set_default_verify_paths(build->ssl_ctx) != 1 ||
             EVP_DigestUpdate(build->policy, own_places, sizeof own_places) != 1) {
-            return us_internal_tls_fail(build->error, USX_TLS_ERROR_TRUST);
+            return fail(build, options->trusted_count);
         }
         ERR_clear_error(); /* places that are not there */
         return 0;
