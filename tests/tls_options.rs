@@ -120,12 +120,22 @@ fn identities_that_are_no_good() {
     assert_eq!(file_of(files(&chain, &other_key)), Some(other_key));
     assert_eq!(kind_of(files(&chain, &locked)), TlsErrorKind::Passphrase);
     assert_eq!(file_of(files(&chain, &locked)), Some(locked.clone()));
-    let wrong = TlsIdentity::from_pem_files(&chain, &locked).expect("both are there");
-    let wrong = TlsServerOptions::new(wrong.passphrase("hunter3")).build();
-    assert_eq!(kind_of(wrong), TlsErrorKind::Passphrase);
+    for wrong in ["", "hunter3", "hunter2\0x", &"a".repeat(1025)] {
+        let locked = TlsIdentity::from_pem_files(&chain, &locked).expect("both are there");
+        let server = TlsServerOptions::new(locked.passphrase(wrong)).build();
+        assert_eq!(kind_of(server), TlsErrorKind::Passphrase, "{wrong:?}");
+        let archive = TlsIdentity::from_pkcs12_file(&p12, wrong).expect("it is there");
+        let server = TlsServerOptions::new(archive).build();
+        assert_eq!(kind_of(server), TlsErrorKind::Passphrase, "{wrong:?}");
+    }
     let wrong = TlsIdentity::from_pkcs12_file(&p12, "hunter3").expect("it is there");
     let error = TlsServerOptions::new(wrong).build();
     assert_eq!(file_of(error), Some(p12));
+    let mut keyless = Pkcs12::builder();
+    let certificate = X509::from_pem(issued.certificate.as_bytes()).expect("a certificate");
+    let keyless = keyless.cert(&certificate).build2("").expect("an archive");
+    let keyless = TlsIdentity::from_pkcs12(keyless.to_der().expect("it encodes"), "");
+    assert_eq!(kind_of(TlsServerOptions::new(keyless).build()), TlsErrorKind::Key);
     let nothing = [
         TlsIdentity::from_pem("", ""),
         TlsIdentity::from_pem("", &issued.key),

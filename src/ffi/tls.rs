@@ -149,8 +149,7 @@ pub(crate) struct ConfigSettings<'a> {
     pub(crate) chain: Vec<&'a [u8]>,
     pub(crate) key: &'a [u8],
     pub(crate) key_format: c_int,
-    /// Ends with a NUL.
-    pub(crate) passphrase: Option<&'a CStr>,
+    pub(crate) passphrase: Option<&'a [u8]>,
     pub(crate) check_validity: bool,
     pub(crate) ocsp_response: &'a [u8],
     /// In PEM.
@@ -206,8 +205,9 @@ impl RawConfig {
             chain_count: chain.len(),
             key: raw_bytes(settings.key),
             key_format: settings.key_format,
-            passphrase: raw_text(settings.passphrase),
-            passphrase_length: settings.passphrase.map_or(0, CStr::count_bytes),
+            // An empty one is not none.
+            passphrase: settings.passphrase.map_or(ptr::null(), |bytes| bytes.as_ptr().cast()),
+            passphrase_length: settings.passphrase.map_or(0, <[u8]>::len),
             check_validity: c_int::from(settings.check_validity),
             ocsp_response: raw_bytes(settings.ocsp_response),
             trusted: trusted.as_ptr(),

@@ -78,7 +78,9 @@ impl TlsIdentity {
         Self { chain, ..Self::new(sys::USX_TLS_DER, leaf, key) }
     }
 
-    /// Everything from a PKCS#12 archive (`.p12`, `.pfx`) with this passphrase, which may be empty.
+    /// Everything from a PKCS#12 archive (`.p12`, `.pfx`) with this passphrase, which may be empty, and has at most
+    /// 1024 bytes. Archives that are encrypted as was usual before 2010 or so (RC2, "unsupported") cannot be read
+    /// by OpenSSL 3, and have to be converted: `openssl pkcs12 -legacy`.
     pub fn from_pkcs12(archive: impl AsRef<[u8]>, passphrase: impl AsRef<str>) -> Self {
         Self::new(sys::USX_TLS_PKCS12, Secret::new(archive.as_ref().to_vec()), Secret::default())
             .passphrase(passphrase)
@@ -112,10 +114,10 @@ impl TlsIdentity {
         }
     }
 
-    /// The passphrase of an encrypted key. Without one an encrypted key is an error; nobody is asked on a
-    /// terminal.
+    /// The passphrase of an encrypted key, at most 1024 bytes, in UTF-8. Without one an encrypted key is an error;
+    /// nobody is asked on a terminal. A key that is not encrypted needs none, and does not mind one.
     pub fn passphrase(mut self, passphrase: impl AsRef<str>) -> Self {
-        self.passphrase = Some(Secret::text(passphrase.as_ref()));
+        self.passphrase = Some(Secret::new(passphrase.as_ref().into()));
         self
     }
 
@@ -141,8 +143,8 @@ impl TlsIdentity {
         (if is_pem { sys::USX_TLS_PEM } else { sys::USX_TLS_DER }, self.key.as_bytes())
     }
 
-    pub(super) fn passphrase_text(&self) -> Option<&std::ffi::CStr> {
-        self.passphrase.as_ref()?.as_c_text()
+    pub(super) fn passphrase_bytes(&self) -> Option<&[u8]> {
+        self.passphrase.as_ref().map(Secret::as_bytes)
     }
 
     pub(super) fn stapled(&self) -> &[u8] {

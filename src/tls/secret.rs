@@ -1,7 +1,6 @@
 #![forbid(unsafe_code)]
 //! Bytes that nobody should see, and files of them.
 
-use std::ffi::CStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,21 +19,8 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// A text for C. What follows a NUL is not part of it.
-    pub(crate) fn text(text: &str) -> Self {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(text.len() + 1));
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.push(0);
-        Self(bytes)
-    }
-
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// What [`text`](Self::text) was given.
-    pub(crate) fn as_c_text(&self) -> Option<&CStr> {
-        CStr::from_bytes_until_nul(&self.0).ok()
     }
 }
 
@@ -73,12 +59,6 @@ mod tests {
     #[test]
     fn secrets_show_their_length_only() {
         assert_eq!(format!("{:?}", Secret::new(b"hunter2".to_vec())), "[7 bytes]");
-    }
-
-    #[test]
-    fn texts_end_with_a_nul_for_c() {
-        let secret = Secret::text("hunter2");
-        assert_eq!(secret.as_c_text().map(CStr::to_bytes), Some(&b"hunter2"[..]));
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl<'a> Parts<'a> {
             chain: self.identity.map(TlsIdentity::chain).unwrap_or_default(),
             key,
             key_format,
-            passphrase: self.identity.and_then(TlsIdentity::passphrase_text),
+            passphrase: self.identity.and_then(TlsIdentity::passphrase_bytes),
             check_validity: !self.policy.accept_expired_identity,
             ocsp_response: self.identity.map_or(&[], TlsIdentity::stapled),
             trusted: self.trust.certificates(),

@@ -392,7 +392,7 @@ void test_tls_bad_pkcs12_is_refused(void) {
     options.certificate = join(options.certificate, text("x"));
     (void) REFUSED(&options, CERTIFICATE);
     options.certificate = odd_pkcs12(NULL, 0, 1, 0);
-    (void) REFUSED(&options, CERTIFICATE);
+    (void) REFUSED(&options, KEY);
     options.certificate = odd_pkcs12(NULL, 1, 0, 0);
     (void) REFUSED(&options, CERTIFICATE);
     options.certificate = legacy_pkcs12();

@@ -132,6 +132,9 @@ static int load_key(const struct tls_build *build, struct identity *identity) {
                                                        : key_of_pem(&options->key, &passphrase);
     if (identity->key == NULL) {
         int kind = passphrase.asked ? USX_TLS_ERROR_PASSPHRASE : USX_TLS_ERROR_KEY;
+        if (passphrase.asked && passphrase.text == NULL) {
+            ERR_clear_error(); /* to the library somebody has broken off */
+        }
         return us_internal_tls_fail(build->error, kind);
     }
     return 0;
@@ -194,10 +197,11 @@ static int parse_pkcs12(const struct tls_build *build, PKCS12 *all, struct ident
     OPENSSL_cleanse(text, sizeof text);
     good = good && (identity->leaf == NULL || others == NULL || order_chain(identity, others));
     sk_X509_pop_free(others, X509_free);
-    if (!good || identity->leaf == NULL) {
-        return us_internal_tls_fail(build->error, USX_TLS_ERROR_CERTIFICATE);
+    /* Without a key the library does not say which certificate is ours. */
+    if (good && identity->key == NULL) {
+        return us_internal_tls_fail(build->error, USX_TLS_ERROR_KEY);
     }
-    return identity->key != NULL ? 0 : us_internal_tls_fail(build->error, USX_TLS_ERROR_KEY);
+    return good && identity->leaf != NULL ? 0 : us_internal_tls_fail(build->error, USX_TLS_ERROR_CERTIFICATE);
 }
 
 static int load_pkcs12(const struct tls_build *build, struct identity *identity) {
