@@ -245,6 +245,13 @@ fn the_name_or_address_connected_to_must_be_in_the_certificate() {
     world.connect_with(&ConnectOptions::new().server_name(address));
     world.wait("client handshake");
     world.told.take();
+    // To the library a dot at the beginning is any name that ends so.
+    for bad in [".org", "example.org:443", "[::1]"] {
+        let options = ConnectOptions::new().server_name(bad);
+        let address = world.listener.local_addr().expect("it is bound");
+        let error = world.client.connect_with(address, &options, ()).expect_err("it is no name");
+        assert!(matches!(error, UsError::InvalidOption { option: "server name", .. }), "{error}");
+    }
     // Nothing but the address connected to, which is another one.
     world.connect_with(&ConnectOptions::new());
     pump(&world.event_loop, || world.count("client close") == 1);

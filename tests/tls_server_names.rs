@@ -10,7 +10,7 @@ use usockets::{
     SocketContext, SocketId, TicketKeys, TlsAlert, TlsFailure, TlsServerOptions, TlsSession,
     UsError,
 };
-use util::{Authority, Drops, Log, Token, guard, new_loop, own_address, pump, settle};
+use util::{Authority, Drops, Log, TlsPeer, Token, guard, new_loop, own_address, pump, settle};
 
 /// A client that tells the certificate that it got, or why it got none.
 struct Client {
@@ -75,7 +75,7 @@ fn names_have_certificates_of_their_own() -> Result<(), UsError> {
     server.add_server_name("*.example.org", &TlsServerOptions::new(any.identity()).build()?)?;
     let again = server.add_server_name("example.org", &authority.server(&["example.org"]));
     assert!(matches!(again, Err(UsError::InvalidOption { option: "server name", .. })));
-    for bad in ["", "a\0b"] {
+    for bad in ["", "a\0b", "example.org:443", "w*.example.org", ".org", "a b", &"a".repeat(256)] {
         let error = server.add_server_name(bad, &authority.server(&["example.org"]));
         assert!(matches!(error, Err(UsError::InvalidOption { option: "server name", .. })));
     }
@@ -95,6 +95,55 @@ fn names_have_certificates_of_their_own() -> Result<(), UsError> {
     assert!(server.remove_server_name("example.org")?);
     assert!(!server.remove_server_name("example.org")?);
     assert!(ask("example.org").is_err(), "the general certificate is for others");
+    Ok(())
+}
+
+#[test]
+fn a_context_that_accepts_nothing_has_no_names() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let context = SocketContext::<true>::builder().build(&event_loop, ())?;
+    let error = context.add_server_name("example.org", &Authority::new().server(&["example.org"]));
+    let wanted = "TLS server configuration";
+    assert!(matches!(error, Err(UsError::InvalidOption { option, .. }) if option == wanted));
+    assert!(!context.remove_server_name("example.org")?);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_name_is_not_asked_about() -> Result<(), UsError> {
+    let _guard = guard();
+    let authority = Authority::new();
+    let event_loop = new_loop();
+    let (asked, reasons) = (Log::<String>::new(), Log::<CloseReason>::new());
+    let (asked_log, reason_log) = (asked.clone(), reasons.clone());
+    let config = authority.server(&["*.example.org"]);
+    let server = SocketContext::<true>::builder()
+        .tls_server(&authority.server(&["localhost"]))
+        .on_server_name(move |(), socket, (), name| {
+            asked_log.push(name.to_owned());
+            let server = socket.context::<()>().expect("it is open");
+            server.add_server_name(name, &config).expect("it is a name");
+            ServerNameAnswer::LookUp
+        })
+        .on_close(move |(), _, (), reason| reason_log.push(*reason))
+        .build(&event_loop, ())?;
+    let listener = server.listen(own_address())?;
+    for odd in ["../../etc/passwd", "www.example.org:443", "a b", ".org"] {
+        let mut client = TlsPeer::client_asking_for(listener.local_addr()?, odd);
+        pump(&event_loop, || {
+            let _under_way = client.handshake();
+            !reasons.is_empty()
+        });
+        assert_eq!(reasons.take(), [CloseReason::Tls(TlsFailure::UnknownName)], "{odd}");
+    }
+    // It would become an entry for all names of the kind: no name, to which the general certificate belongs.
+    let mut client = TlsPeer::client_asking_for(listener.local_addr()?, "*.example.org");
+    pump(&event_loop, || client.handshake().is_ok());
+    assert!(asked.is_empty());
+    let mut client = TlsPeer::client_asking_for(listener.local_addr()?, "www.example.org.");
+    pump(&event_loop, || client.handshake().is_ok());
+    assert_eq!(asked.take(), ["www.example.org."]);
     Ok(())
 }
 

@@ -288,8 +288,9 @@ impl ConnectOptions {
 
     /// The name or IP address that the server's certificate must be for and, if it is a name, that the server
     /// is asked for (SNI, [RFC 6066, 3](https://www.rfc-editor.org/rfc/rfc6066#section-3)), instead of
-    /// what is connected to. TLS only: on other contexts it is an
-    /// [`InvalidOption`](UsError::InvalidOption) of `connect`. Beneath: `usx_socket_set_tls_connect`.
+    /// what is connected to. At most 255 bytes of ASCII letters, digits, `-`, `_` and dots, without a port;
+    /// international names as they are in certificates (`xn--`). Other ones, and any on contexts without TLS, are
+    /// an [`InvalidOption`](UsError::InvalidOption) of `connect`. Beneath: `usx_socket_set_tls_connect`.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self

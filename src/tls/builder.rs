@@ -158,8 +158,9 @@ impl<T: 'static, S: 'static> ContextBuilder<true, T, S> {
     /// [waits](ServerNameAnswer::Wait). If it panics, the client is refused. Beneath:
     /// `usx_context_on_server_name`.
     ///
-    /// Anybody can send any name: it is not to become part of a path or a command unchecked, and certificates
-    /// are not to be ordered for whatever comes.
+    /// Anybody can send any name: certificates are not to be ordered for whatever comes. It is a name that
+    /// [`add_server_name`](crate::SocketContext::add_server_name) takes, of labels without `*`, or an IP address: who
+    /// sends what has other characters is refused, and a `*` finds no entry.
     ///
     /// ```
     /// use usockets::{Loop, ServerNameAnswer, SocketContext, TlsServerOptions};

@@ -3,12 +3,12 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::ffi::CString;
 use std::io;
 use std::rc::Rc;
 
 use super::client::TlsClientConfig;
 use super::identity::TlsIdentity;
+use super::names::pattern as pattern_for_c;
 use super::server::TlsServerConfig;
 use crate::context::SocketContext;
 use crate::error::UsError;
@@ -158,8 +158,8 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
     /// them by. Clients that send a name which fits the pattern get it instead of the context's. Beneath:
     /// `usx_context_add_server_name`.
     ///
-    /// A pattern consists of labels with dots between them, of which `*` stands for one label, whatever it is:
-    /// `"example.org"`, `"*.example.org"`. A name is compared label by label from the left, exact labels before
+    /// A pattern consists of labels with dots between them, at most 255 bytes: ASCII letters, digits, `-` and `_`, or
+    /// `*` for one label, whatever it is: `"example.org"`, `"*.example.org"`. A name is compared label by label from the left, exact labels before
     /// `*`; case does not matter, nor a dot at the end. Sessions are resumed only under a policy that asks the
     /// same of the client.
     ///
@@ -185,8 +185,9 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
     ///
     /// # Errors
     ///
-    /// [`InvalidOption`](UsError::InvalidOption) for a pattern that is there already, empty, or contains a NUL;
-    /// [`UsError::Io`] without memory, [`LoopClosed`](UsError::LoopClosed).
+    /// [`InvalidOption`](UsError::InvalidOption) for a pattern that is there already, for what is no pattern, and if
+    /// the context has no configuration for servers; [`UsError::Io`] without memory,
+    /// [`LoopClosed`](UsError::LoopClosed).
     pub fn add_server_name(&self, pattern: &str, config: &TlsServerConfig) -> Result<(), UsError> {
         self.put_server_name(pattern, config, None, false)
     }
@@ -230,7 +231,8 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
         data: Option<Rc<dyn Any>>,
         replace: bool,
     ) -> Result<(), UsError> {
-        let pattern = checked_pattern(pattern)?;
+        let pattern = pattern_for_c(pattern)?;
+        require_server(self.tls_state()?)?;
         let added = crate::trampoline::add_server_name(
             self.shell(),
             self.raw()?,
@@ -241,7 +243,6 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
         );
         added.map_err(|error| match error.raw_os_error() {
             Some(libc::EEXIST) => UsError::invalid("server name", "it is there already"),
-            Some(libc::EINVAL) => UsError::invalid("server name", "it is no pattern of a name"),
             _ => tls_error(error),
         })
     }
@@ -251,15 +252,10 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
     ///
     /// # Errors
     ///
-    /// [`InvalidOption`](UsError::InvalidOption) for a pattern that is empty or contains a NUL;
-    /// [`LoopClosed`](UsError::LoopClosed).
+    /// [`InvalidOption`](UsError::InvalidOption) for what is no pattern; [`LoopClosed`](UsError::LoopClosed).
     pub fn remove_server_name(&self, pattern: &str) -> Result<bool, UsError> {
-        let pattern = checked_pattern(pattern)?;
+        let pattern = pattern_for_c(pattern)?;
         let _frame = Frame::enter(self.shell());
         Ok(self.raw()?.remove_server_name(&pattern))
     }
-}
-
-fn checked_pattern(pattern: &str) -> Result<CString, UsError> {
-    super::session::name(pattern)
 }

@@ -10,6 +10,7 @@ mod events;
 mod failure;
 mod handshake;
 mod identity;
+mod names;
 mod pem;
 mod policy;
 mod secret;
@@ -34,6 +35,7 @@ pub use trust::TrustAnchors;
 
 pub(crate) use context::{ContextTls, TlsSetup, prepare_client, require_server};
 pub(crate) use events::TlsCallbacks;
+pub(crate) use names::is_server_name;
 pub(crate) use session::{checked_name, client_settings};
 
 use std::io;

@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, CString};
 
+use super::names::server_name;
 use super::secret::Secret;
 use crate::error::UsError;
 use crate::ffi::ClientSettings;
@@ -31,12 +32,6 @@ impl TlsSession {
     }
 }
 
-/// A server name for C.
-pub(super) fn name(name: &str) -> Result<CString, UsError> {
-    let name = CString::new(name).ok().filter(|name| !name.is_empty());
-    name.ok_or_else(|| UsError::invalid("server name", "it is empty, or contains a NUL"))
-}
-
 /// What a client adds to a connect; neither is nothing.
 pub(crate) fn client_settings<'a>(
     server_name: Option<&'a CStr>,
@@ -48,7 +43,7 @@ pub(crate) fn client_settings<'a>(
 
 /// Names are checked before anything begins.
 pub(crate) fn checked_name(text: Option<&str>) -> Result<Option<CString>, UsError> {
-    text.map(name).transpose()
+    text.map(server_name).transpose()
 }
 
 #[cfg(test)]
@@ -60,13 +55,5 @@ mod tests {
         let session = TlsSession::from_bytes(b"hunter2".to_vec());
         assert_eq!(session.as_bytes(), b"hunter2");
         assert!(!format!("{session:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn names_are_text_for_c() {
-        assert!(name("example.org").is_ok());
-        for bad in ["", "a\0b"] {
-            assert!(matches!(name(bad), Err(UsError::InvalidOption { option: "server name", .. })));
-        }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::ffi::CString;
 
-use super::session::{TlsSession, client_settings, name};
+use super::names::server_name;
+use super::session::{TlsSession, client_settings};
 use crate::context::SocketContext;
 use crate::error::UsError;
 use crate::ffi::ClientSettings;
@@ -45,7 +46,7 @@ impl StartTls {
 
     /// The name for C, which [`settings`](Self::settings) borrows.
     pub(crate) fn server_name(&self) -> Result<Option<CString>, UsError> {
-        self.0.as_ref().map(|client| name(&client.server_name)).transpose()
+        self.0.as_ref().map(|client| server_name(&client.server_name)).transpose()
     }
 
     /// What a client adds; `None` for a server.

@@ -15,8 +15,8 @@ use crate::ext::{self, Wanted};
 use crate::ffi::{RawConfig, RawContext, RawSocket, bytes};
 use crate::reason::CloseReason;
 use crate::shell::{Frame, Shell};
-use crate::tls::TlsSession;
 use crate::tls::{AlpnOffer, CertificateError, Handshake, PeerCertificates, ServerNameAnswer};
+use crate::tls::{TlsSession, is_server_name};
 
 /// Has the engine call for what the program wants.
 pub(super) fn register<const SSL: bool, T: 'static, S: 'static>(
@@ -125,8 +125,7 @@ unsafe extern "C" fn on_server_name<const SSL: bool, T: 'static, S: 'static>(
     let name = unsafe { CStr::from_ptr(name) };
     let mut answer = ServerNameAnswer::Refuse;
     scene.call(|callbacks, context_state, socket, state| {
-        // What is not text is no name.
-        let Ok(name) = name.to_str() else { return };
+        let Some(name) = name.to_str().ok().filter(|name| is_server_name(name)) else { return };
         if let Some(on_server_name) = &mut callbacks.tls.on_server_name {
             answer = on_server_name(context_state, socket, state, name);
         }

@@ -1,7 +1,7 @@
 //! A TLS connection outside the crate, by the crate `openssl`.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::OnceLock;
 
 use openssl::pkey::PKey;
@@ -35,6 +35,16 @@ impl TlsPeer {
         let mut ssl = Ssl::new(context).expect("a connection");
         ssl.set_hostname("localhost").expect("a name");
         ssl.param_mut().set_host("localhost").expect("a name");
+        ssl.set_connect_state();
+        Self::of(stream, ssl)
+    }
+
+    /// A client that asks for any text as a server name, and takes whatever it gets.
+    pub(crate) fn client_asking_for(address: SocketAddr, name: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("somebody listens");
+        stream.set_nonblocking(true).expect("it is a socket");
+        let mut ssl = Ssl::new(&context().build()).expect("a connection");
+        ssl.set_hostname(name).expect("a name");
         ssl.set_connect_state();
         Self::of(stream, ssl)
     }

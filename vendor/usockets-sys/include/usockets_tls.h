@@ -232,7 +232,8 @@ void usx_context_on_session(struct us_socket_context_t *context,
 
 /* What a client may add to a connect. */
 struct usx_tls_connect {
-    const char *server_name; /* sent and checked instead of the host name; NULL: that, if there is one */
+    const char *server_name; /* sent and checked instead of the host name; NULL: that, if there is one. 1 to 255 bytes,
+                              * of which the first is no dot */
     const void *session;     /* of on_session; one that is no good is left aside */
     size_t session_length;
 };

@@ -88,7 +88,9 @@ static void tell(struct us_loop_t *loop) {
     clear_trace();
     struct us_socket_t *c = side_connect(&client, server.port);
     struct usx_tls_connect options = {.server_name = "localhost."};
+    struct usx_tls_connect any_name = {.server_name = ".localhost"}; /* what the library takes it for */
     ASSERT_EQ(usx_socket_tls_state(c), USX_TLS_STATE_NONE);
+    ASSERT_EQ(usx_socket_set_tls_connect(c, &any_name), -EINVAL);
     ASSERT_OK(usx_socket_set_tls_connect(c, &options));
     RUN_UNTIL(loop, client.count[HANDSHAKE] == 1 && server.count[HANDSHAKE] == 1);
     ASSERT_EQ(us_socket_write(ssl, c, "hello", 5, 0), 5);

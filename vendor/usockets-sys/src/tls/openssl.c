@@ -345,9 +345,10 @@ int us_internal_tls_set_name(struct tls_connection *connection, const char *name
     return 0;
 }
 
+/* To the library a name that begins with a dot is every name that ends so. */
 static int is_bad_name(const char *name) {
     size_t length = strlen(name);
-    return length == 0 || length > 255;
+    return length == 0 || length > 255 || name[0] == '.';
 }
 
 /* Remembers what a client wants, until it is connected. */

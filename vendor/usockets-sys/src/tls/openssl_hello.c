@@ -304,7 +304,7 @@ static int check_name(struct tls_connection *connection, struct us_socket_t *s, 
         peer_address(s, address, sizeof(address));
         name = address;
     }
-    if (!*name) {
+    if (!*name || *name == '.') {
         return -EDESTADDRREQ; /* there is nothing to check by */
     }
     X509_VERIFY_PARAM_set_hostflags(parameters, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
