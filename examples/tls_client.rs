@@ -53,19 +53,32 @@ fn talk(address: &str) -> Result<(), Box<dyn Error>> {
     if let Some(name) = options.get("--name") {
         connect = connect.server_name(name);
     }
-    if let Some(bytes) = options.get("--session").and_then(|path| fs::read(path).ok()) {
-        connect = connect.tls_session(&TlsSession::from_bytes(bytes));
+    if let Some(session) = options.get("--session").map(read_session).transpose()?.flatten() {
+        connect = connect.tls_session(&session);
     }
     client.connect_with(address, &connect, ())?;
     event_loop.run()?;
 
     let Client { session, failure, .. } = client.with_state(std::mem::take)?;
     if let (Some(path), Some(session)) = (options.get("--session"), session) {
-        let mut file = OpenOptions::new();
-        file.write(true).create(true).truncate(true).mode(0o600);
-        file.open(path)?.write_all(session.as_bytes())?;
+        write_session(path, &session).map_err(|error| format!("{path}: {error}"))?;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// The session of an earlier run, if there was one.
+fn read_session(path: &str) -> Result<Option<TlsSession>, String> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(TlsSession::from_bytes(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{path}: {error}")),
+    }
+}
+
+fn write_session(path: &str, session: &TlsSession) -> io::Result<()> {
+    let mut file = OpenOptions::new();
+    file.write(true).create(true).truncate(true).mode(0o600);
+    file.open(path)?.write_all(session.as_bytes())
 }
 
 /// Whom we trust, and who we are.
@@ -74,8 +87,12 @@ fn tls_options(options: &Options) -> Result<TlsClientOptions, Box<dyn Error>> {
     if let Some(path) = options.get("--ca") {
         tls = tls.trust(TrustAnchors::pem_file(path)?);
     }
-    if let (Some(certificate), Some(key)) = (options.get("--cert"), options.get("--key")) {
-        tls = tls.identity(TlsIdentity::from_pem_files(certificate, key)?);
+    match (options.get("--cert"), options.get("--key")) {
+        (Some(certificate), Some(key)) => {
+            tls = tls.identity(TlsIdentity::from_pem_files(certificate, key)?);
+        }
+        (None, None) => {}
+        _ => return Err("--cert and --key belong together".into()),
     }
     if let Some(protocols) = options.get("--alpn") {
         tls = tls.alpn(protocols.split(','));
