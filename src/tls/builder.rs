@@ -19,6 +19,11 @@ use crate::socket::Socket;
 /// [time](crate::Deadlines::handshake), 10 seconds by default, closes with
 /// [`CloseReason::Deadline`].
 ///
+/// In all of these callbacks, as in any other, everything of this crate may be called, also on the socket at hand.
+/// [`on_verify`](Self::on_verify) and [`on_alpn`](Self::on_alpn) are called in the middle of the handshake, and what
+/// they set in motion, a close for instance, waits until the library has done its step. A panic in any of them comes
+/// out of [`run`](crate::Loop::run).
+///
 /// ```
 /// use usockets::{Loop, SocketContext, TlsClientOptions, TlsIdentity, TlsServerOptions, TrustAnchors};
 ///
@@ -78,6 +83,32 @@ impl<T: 'static, S: 'static> ContextBuilder<true, T, S> {
     /// The handshake is done, or will never be: once for each connection that opened. `Err` is what
     /// [`on_close`](Self::on_close) will be told, which follows at once; so also for a connection that the program
     /// itself closes before. Beneath: `usx_context_on_handshake`.
+    ///
+    /// With TLS 1.3 a client is done before the server has looked at the client's certificate: where that is refused,
+    /// the client is told `Ok` here, and [`on_close`](Self::on_close) has the alert, such as
+    /// [`CERTIFICATE_REQUIRED`](crate::TlsAlert::CERTIFICATE_REQUIRED). The first byte of the server shows that it has
+    /// agreed.
+    ///
+    /// ```
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// # #[cfg(feature = "tls")] {
+    /// let event_loop = Loop::<()>::new()?;
+    /// let client = SocketContext::<true>::builder()
+    ///     .on_handshake(|_, socket, _, result| match result {
+    ///         Ok(handshake) => {
+    ///             println!("{} with {}", handshake.version, handshake.cipher);
+    ///             if handshake.alpn.as_deref() != Some(b"h2") {
+    ///                 socket.close();
+    ///             }
+    ///         }
+    ///         Err(reason) => eprintln!("no connection: {reason}"),
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// # drop(client);
+    /// # }
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
     pub fn on_handshake(
         mut self,
         f: impl FnMut(&mut T, &Socket<true, S>, &mut S, Result<&Handshake, &CloseReason>) + 'static,
@@ -193,6 +224,24 @@ impl<T: 'static, S: 'static> ContextBuilder<true, T, S> {
     /// The server has offered a session that a later connection can
     /// [resume](crate::ConnectOptions::tls_session): after the handshake, perhaps several times, perhaps never.
     /// Beneath: `usx_context_on_session`.
+    ///
+    /// ```
+    /// use usockets::{ConnectOptions, Loop, SocketContext, TlsSession};
+    ///
+    /// # #[cfg(feature = "tls")] {
+    /// let event_loop = Loop::<()>::new()?;
+    /// let client = SocketContext::<true, Option<TlsSession>>::builder()
+    ///     .on_session(|latest, _socket, _, session| *latest = Some(session))
+    ///     .build(&event_loop, None)?;
+    /// // The next time:
+    /// let mut options = ConnectOptions::new();
+    /// if let Some(session) = client.with_state(Option::take)? {
+    ///     options = options.tls_session(&session);
+    /// }
+    /// # drop((client, options));
+    /// # }
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
     pub fn on_session(
         mut self,
         f: impl FnMut(&mut T, &Socket<true, S>, &mut S, TlsSession) + 'static,

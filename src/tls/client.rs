@@ -134,7 +134,7 @@ impl TlsClientOptions {
 ///
 /// Made by [`TlsClientOptions`], given to
 /// [`ContextBuilder::tls_client`](crate::ContextBuilder::tls_client). Clones are the same configuration,
-/// which does not change.
+/// which does not change. See the example of [`TlsClientOptions`].
 #[derive(Clone)]
 pub struct TlsClientConfig(Arc<Inner>);
 

@@ -12,6 +12,23 @@ use crate::socket::Socket;
 impl<S: 'static> Socket<true, S> {
     /// What the handshake has agreed on. Beneath: `usx_socket_tls_info`.
     ///
+    /// ```
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// # #[cfg(feature = "tls")] {
+    /// let event_loop = Loop::<()>::new()?;
+    /// let context = SocketContext::<true>::builder()
+    ///     .on_data(|_, socket, _, _data| {
+    ///         let protocol = socket.tls().expect("data comes after the handshake").alpn;
+    ///         let own = socket.peer_certificates().expect("and certificates, too").into_iter().next();
+    ///         println!("{protocol:?}, {} bytes of certificate", own.map_or(0, |der| der.len()));
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// # drop(context);
+    /// # }
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Closed`](UsError::Closed) before the handshake is done; [`Stale`](UsError::Stale),
@@ -64,6 +81,38 @@ impl<S: 'static> Socket<true, S> {
     /// Goes on with a handshake that [waits](crate::ServerNameAnswer::Wait): the server name is looked up again,
     /// and [`on_server_name`](crate::ContextBuilder::on_server_name) is not called again. Beneath:
     /// `usx_socket_tls_continue`.
+    ///
+    /// ```
+    /// use usockets::{Loop, ServerNameAnswer, SocketContext, TlsServerConfig, TlsServerOptions, UsError};
+    ///
+    /// # #[cfg(feature = "tls")] {
+    /// # fn look_for_certificate(_name: &str) -> Option<TlsServerConfig> { None }
+    /// let event_loop = Loop::<()>::new()?;
+    /// let handle = event_loop.handle();
+    /// let server = SocketContext::<true>::builder()
+    ///     .tls_server(&TlsServerOptions::without_identity().build()?)
+    ///     .on_server_name(move |_, socket, _, name| {
+    ///         let (name, id, handle) = (name.to_owned(), socket.id(), handle.clone());
+    ///         std::thread::spawn(move || {
+    ///             let found = look_for_certificate(&name); // takes its time
+    ///             handle.defer(move |event_loop| {
+    ///                 // An error: the client has gone, or the deadline was over.
+    ///                 let answer = || -> Result<(), UsError> {
+    ///                     let socket = id.resolve(event_loop)?;
+    ///                     let Some(config) = found else { return socket.refuse_handshake() };
+    ///                     socket.context::<()>()?.replace_server_name(&name, &config, None)?;
+    ///                     socket.continue_handshake()
+    ///                 };
+    ///                 answer().unwrap_or_else(|error| eprintln!("{name}: {error}"));
+    ///             })
+    ///         });
+    ///         ServerNameAnswer::Wait
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// # drop(server);
+    /// # }
+    /// # Ok::<(), UsError>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -194,7 +194,37 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
 
     /// As [`add_server_name`](Self::add_server_name), with something that belongs to the name, which the sockets
     /// find by [`server_name_data`](crate::Socket::server_name_data): the root folder of a site, for instance.
-    /// It is let go of when the name was removed and the last of its connections is gone.
+    /// It is let go of when the name was removed and the last of its connections is gone. Beneath:
+    /// `usx_context_add_server_name`.
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use usockets::{Loop, SocketContext, TlsIdentity, TlsServerOptions};
+    ///
+    /// # #[cfg(feature = "tls")] {
+    /// # let made = rcgen::generate_simple_self_signed(["example.org".to_owned()])?;
+    /// # let identity = TlsIdentity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+    /// struct Site {
+    ///     folder: String,
+    /// }
+    ///
+    /// let event_loop = Loop::<()>::new()?;
+    /// let server = SocketContext::<true>::builder()
+    ///     .tls_server(&TlsServerOptions::without_identity().build()?)
+    ///     .on_data(|_, socket, _, _request| match socket.server_name_data::<Site>() {
+    ///         Some(site) => println!("a file of {}", site.folder),
+    ///         None => socket.close(),
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// let site = Rc::new(Site { folder: "/srv/example.org".to_owned() });
+    /// let config = TlsServerOptions::new(identity).build()?;
+    /// server.add_server_name_with("example.org", &config, site.clone())?;
+    /// // With a certificate that was renewed:
+    /// # let renewed = config;
+    /// server.replace_server_name("example.org", &renewed, Some(site))?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -39,7 +39,8 @@ impl<const SSL: bool, T: 'static, S: 'static> Default for TlsCallbacks<SSL, T, S
     }
 }
 
-/// The peer's certificates, about which [`on_verify`](crate::ContextBuilder::on_verify) decides.
+/// The peer's certificates, about which [`on_verify`](crate::ContextBuilder::on_verify) decides, where there is an
+/// example. Plain data, which may be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificates {
     chain: Vec<Vec<u8>>,
@@ -73,7 +74,7 @@ impl PeerCertificates {
 /// The protocols that a client offers, among which [`on_alpn`](crate::ContextBuilder::on_alpn) chooses.
 ///
 /// The answer is the position of the one that is chosen, which [`select`](Self::select) and
-/// [`position`](Self::position) find.
+/// [`position`](Self::position) find. See the example of [`on_alpn`](crate::ContextBuilder::on_alpn).
 #[derive(Debug, Clone, Copy)]
 pub struct AlpnOffer<'a> {
     /// Each with its length before it.
@@ -120,7 +121,8 @@ impl<'a> AlpnOffer<'a> {
 }
 
 /// What becomes of a handshake with a server name that has no entry: the answer of
-/// [`on_server_name`](crate::ContextBuilder::on_server_name).
+/// [`on_server_name`](crate::ContextBuilder::on_server_name), where there is an example; for one with
+/// [`Wait`](Self::Wait) see [`continue_handshake`](crate::Socket::continue_handshake).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ServerNameAnswer {

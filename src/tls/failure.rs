@@ -8,6 +8,21 @@ use usockets_sys as sys;
 use crate::ffi::{self, ConnectionFailure, LibraryError};
 
 /// What went wrong with a TLS connection: in [`CloseReason::Tls`](crate::CloseReason::Tls).
+///
+/// ```
+/// use usockets::{CertificateError, CloseReason, TlsFailure};
+///
+/// /// Whether it is of use to try again later.
+/// fn may_pass(reason: &CloseReason) -> bool {
+///     match reason {
+///         CloseReason::Tls(TlsFailure::Verification(CertificateError::NOT_YET_VALID)) => true,
+///         CloseReason::Tls(_) => false,
+///         _ => true,
+///     }
+/// }
+/// let failure = TlsFailure::Verification(CertificateError::NAME_MISMATCH);
+/// assert!(!may_pass(&CloseReason::Tls(failure)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFailure {
@@ -60,7 +75,7 @@ impl fmt::Display for TlsFailure {
     }
 }
 
-/// What is wrong with what the peer sent.
+/// What is wrong with what the peer sent: in [`TlsFailure::Protocol`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TlsProtocolError {
     alert: Option<TlsAlert>,
@@ -104,7 +119,17 @@ impl fmt::Display for TlsProtocolError {
 
 /// A TLS alert ([RFC 8446, 6](https://www.rfc-editor.org/rfc/rfc8446#section-6)).
 ///
-/// Shows as its name: `certificate_expired`.
+/// Shows as its name: `certificate_expired`; as its number if it has none, and in builds without TLS.
+///
+/// ```
+/// use usockets::TlsAlert;
+///
+/// assert_eq!(TlsAlert::UNKNOWN_CA.code(), 48);
+/// assert_eq!(TlsAlert::from(48), TlsAlert::UNKNOWN_CA);
+/// # #[cfg(feature = "tls")] {
+/// assert_eq!(TlsAlert::UNKNOWN_CA.to_string(), "unknown_ca");
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TlsAlert(u8);
 
@@ -152,8 +177,7 @@ impl TlsAlert {
         self.0
     }
 
-    /// The name in RFCs, if it is known; also if there is no TLS in the build: `None`. Beneath:
-    /// `usx_tls_alert_name`.
+    /// The name in RFCs; `None` if it is not known, and in builds without TLS. Beneath: `usx_tls_alert_name`.
     pub fn name(self) -> Option<&'static str> {
         ffi::alert_name(self.0)
     }

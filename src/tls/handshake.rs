@@ -9,6 +9,17 @@ use crate::ffi::RawHandshake;
 /// [`on_handshake`](crate::ContextBuilder::on_handshake) and [`Socket::tls`](crate::Socket::tls).
 ///
 /// Plain data, which may be kept.
+///
+/// ```
+/// use usockets::{Handshake, TlsVersion};
+///
+/// fn describe(handshake: &Handshake) -> String {
+///     let resumed = if handshake.is_resumed { ", resumed" } else { "" };
+///     format!("{} with {}{resumed}", handshake.version, handshake.cipher)
+/// }
+/// # let _used = describe;
+/// assert_eq!(TlsVersion::V1_3.to_string(), "TLS 1.3");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Handshake {
@@ -21,7 +32,7 @@ pub struct Handshake {
     pub group: Option<String>,
     /// The protocol that ALPN has chosen.
     pub alpn: Option<Vec<u8>>,
-    /// The server name that the client has sent (SNI).
+    /// The server name that the client has sent (SNI). On a server it is whatever text the client likes.
     pub server_name: Option<String>,
     /// Whether an earlier session was resumed.
     pub is_resumed: bool,

@@ -123,7 +123,9 @@ impl TlsIdentity {
 
     /// What the certificate's issuer says about it: an OCSP response in DER, which clients are given that
     /// ask for it (stapling, [RFC 6066, 8](https://www.rfc-editor.org/rfc/rfc6066#section-8)). Servers
-    /// only. It is good for some days: [renew](crate::SocketContext::set_certificate) it with the rest.
+    /// only. It is good for some days: [renew](crate::SocketContext::set_certificate) it with the rest. One that is
+    /// not DER of a response is an error of `build`; whether it is about this certificate, and still good, is not
+    /// looked at. Default: none.
     pub fn ocsp_response(mut self, der: impl Into<Vec<u8>>) -> Self {
         self.ocsp_response = der.into();
         self

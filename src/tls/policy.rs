@@ -13,6 +13,14 @@ use super::error::{TlsError, TlsErrorKind};
 use crate::error::UsError;
 
 /// A version of TLS. Older ones are not offered: [RFC 8996](https://www.rfc-editor.org/rfc/rfc8996).
+///
+/// ```
+/// use usockets::{TlsClientOptions, TlsVersion};
+///
+/// let only_the_newest = TlsClientOptions::new().versions(TlsVersion::V1_3..);
+/// # drop(only_the_newest);
+/// assert!(TlsVersion::V1_2 < TlsVersion::V1_3);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum TlsVersion {

@@ -15,7 +15,7 @@ use super::trust::{SystemPlaces, TrustAnchors};
 use crate::error::UsError;
 use crate::ffi::{ConfigSettings, RawConfig, TlsRole};
 
-/// Whether a server asks its clients for certificates.
+/// Whether a server asks its clients for certificates. See the example of [`TlsServerOptions`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ClientCertificates {
@@ -253,6 +253,30 @@ impl<'a> Parts<'a> {
 /// [`SocketContext::add_server_name`](crate::SocketContext::add_server_name). Clones are the same
 /// configuration. It does not change, but for its ticket keys;
 /// [`with_identity`](Self::with_identity) makes another one for a certificate that was renewed.
+///
+/// ```
+/// use usockets::{Loop, SocketContext, TlsIdentity, TlsServerConfig, TlsServerOptions, UsError};
+///
+/// # #[cfg(feature = "tls")] {
+/// # let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+/// # let identity = TlsIdentity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+/// let config = TlsServerOptions::new(identity).build()?;
+/// let serve = |config: TlsServerConfig| -> Result<(), UsError> {
+///     let event_loop = Loop::<()>::new()?;
+///     let context = SocketContext::<true>::builder().tls_server(&config).build(&event_loop, ())?;
+///     let listener = context.listen("127.0.0.1:0")?;
+///     // ...
+///     # drop(listener);
+///     event_loop.run()
+/// };
+/// // Each thread has a loop, and a clone.
+/// let threads = [config.clone(), config].map(|config| std::thread::spawn(move || serve(config)));
+/// for thread in threads {
+///     thread.join().expect("no panic")?;
+/// }
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct TlsServerConfig(Arc<Inner>);
 

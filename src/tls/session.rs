@@ -15,7 +15,19 @@ use crate::ffi::ClientSettings;
 /// Whoever has the bytes can read the connections that resume it, unless they exchange new keys as TLS 1.3
 /// does. They are overwritten when they are dropped, and do not show in `Debug`. One of TLS 1.3 should be used
 /// once, so that connections cannot be linked to each other
-/// ([RFC 8446, C.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-C.4)).
+/// ([RFC 8446, C.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-C.4)). It is resumed only for the server name that
+/// it was made for, by a configuration that asks the same of the server; otherwise it does no harm.
+///
+/// ```
+/// use usockets::TlsSession;
+///
+/// # let from_on_session = TlsSession::from_bytes("secret");
+/// let kept: Vec<u8> = from_on_session.as_bytes().to_vec(); // to a file that nobody else can read
+/// // Later, perhaps in another process, for `ConnectOptions::tls_session`:
+/// let session = TlsSession::from_bytes(kept);
+/// assert_eq!(session, from_on_session);
+/// assert_eq!(format!("{session:?}"), "TlsSession([6 bytes])");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSession(Secret);
 
