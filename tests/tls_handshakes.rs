@@ -4,6 +4,7 @@
 mod util;
 
 use std::cell::RefCell;
+use std::io::Write;
 use std::rc::Rc;
 
 use usockets::{
@@ -13,8 +14,8 @@ use usockets::{
     TrustAnchors, UsError,
 };
 use util::{
-    Authority, Drops, Log, Peer, assert_nothing_live, certificates, drain, guard, new_loop,
-    own_address, panic_of, pump, settle,
+    Authority, Drops, Log, Peer, TlsPeer, assert_nothing_live, certificates, drain, guard,
+    new_loop, own_address, panic_of, pump, settle,
 };
 
 /// What a context is told, in short words.
@@ -523,6 +524,13 @@ fn sessions_are_resumed_with_the_same_ticket_keys_only() {
     let renewed = authority.issue(&["localhost"]).identity();
     world.server.set_certificate(&renewed).expect("it is set");
     assert!(resume(&latest()), "a renewed certificate");
+    // The program's own keys instead of random ones, and their rotation.
+    keys.rotate(&[[1; 80]]).expect("a key");
+    assert!(!resume(&latest()), "a key that is there no more");
+    keys.rotate(&[[2; 80], [1; 80]]).expect("keys");
+    assert!(resume(&latest()), "the key before");
+    keys.rotate(&[[2; 80]]).expect("a key");
+    assert!(resume(&latest()), "a ticket that was renewed");
     world.server.set_tls_server(&server(None)).expect("it is set");
     assert!(!resume(&latest()), "other keys");
     // What is no session does no harm.
@@ -582,6 +590,27 @@ fn a_stream_that_is_cut_off_is_no_end() {
     pump(&world.event_loop, || world.count("server close") == 1);
     assert_eq!(told_reason(&world, "server"), Some(CloseReason::Truncated));
     world.end();
+}
+
+#[test]
+fn a_stream_that_ends_without_a_word_is_an_end_where_that_is_tolerated() {
+    let _guard = guard();
+    let authority = Authority::new();
+    for (tolerated, expected) in [(false, CloseReason::Truncated), (true, CloseReason::End)] {
+        let server = TlsServerOptions::new(authority.issue(&["localhost"]).identity());
+        let server = server.danger_tolerate_truncation(tolerated).build();
+        let world = World::new(&server.expect("a configuration"), &authority.client());
+        let address = world.listener.local_addr().expect("it is bound");
+        let mut peer = TlsPeer::client_asking_for(address, "localhost");
+        pump(&world.event_loop, || peer.handshake().is_ok());
+        assert_eq!(peer.write(b"the last").expect("there is room"), 8);
+        world.wait("server data: the last");
+        peer.take_tickets(); // or the system would reset the connection
+        peer.cut();
+        drop(peer);
+        world.wait(&format!("server close: {expected:?}"));
+        world.end();
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod util;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use openssl::pkcs12::Pkcs12;
@@ -12,10 +12,10 @@ use openssl::pkey::PKey;
 use openssl::symm::Cipher;
 use openssl::x509::X509;
 use usockets::{
-    ClientCertificates, ConnectOptions, SocketContext, TicketKeys, TlsClientOptions, TlsErrorKind,
-    TlsIdentity, TlsServerOptions, TlsVersion, TrustAnchors, UsError,
+    ClientCertificates, ConnectOptions, Handshake, SocketContext, TicketKeys, TlsClientOptions,
+    TlsErrorKind, TlsIdentity, TlsServerOptions, TlsVersion, TrustAnchors, UsError,
 };
-use util::{Authority, Issued, guard, new_loop, own_address, pump};
+use util::{Authority, Issued, Log, TlsPeer, guard, new_loop, own_address, pump};
 
 /// A folder that is removed.
 struct Folder(PathBuf);
@@ -283,6 +283,48 @@ fn everything_that_can_be_chosen() {
         &fs::metadata(&log).expect("it is there").permissions(),
     );
     assert_eq!(mode & 0o777, 0o600, "nobody else may read it");
+}
+
+/// An answer of a responder that has no time (RFC 6960, 4.2.1): the shortest there is.
+const TRY_LATER: [u8; 5] = [0x30, 0x03, 0x0a, 0x01, 0x03];
+
+#[test]
+fn a_peer_sees_what_was_chosen_for_tls_1_3() {
+    let _guard = guard();
+    let identity = Authority::new().issue(&["localhost"]).identity();
+    let server = TlsServerOptions::new(identity.ocsp_response(TRY_LATER))
+        .versions(TlsVersion::V1_3..)
+        .cipher_suites("TLS_CHACHA20_POLY1305_SHA256")
+        .groups("P-384")
+        .signature_algorithms("ECDSA+SHA256")
+        .alpn(["unused"])
+        .build()
+        .expect("a configuration");
+    let event_loop = new_loop();
+    let handshakes = Log::<Option<Handshake>>::new();
+    let log = handshakes.clone();
+    let server = SocketContext::<true>::builder()
+        .tls_server(&server)
+        .on_handshake(move |(), socket, (), result| {
+            log.push(result.ok().cloned());
+            socket.send(b"after the ticket").expect("it is open");
+        })
+        .build(&event_loop, ())
+        .expect("a context");
+    let listener = server.listen(own_address()).expect("a listener");
+    let address = listener.local_addr().expect("it is bound");
+    let mut peer = TlsPeer::client_asking_for(address, "localhost");
+    pump(&event_loop, || peer.handshake().is_ok());
+    pump(&event_loop, || !handshakes.is_empty());
+    assert_eq!(peer.ssl().ocsp_status(), Some(&TRY_LATER[..]));
+    let handshake = handshakes.take().swap_remove(0).expect("it is done");
+    assert_eq!(handshake.version, TlsVersion::V1_3);
+    assert_eq!(handshake.cipher, "TLS_CHACHA20_POLY1305_SHA256");
+    assert_eq!(handshake.group.as_deref(), Some("secp384r1"));
+    assert_eq!(handshake.alpn, None, "the client has not offered any");
+    // A ticket, by which no early data may be sent.
+    pump(&event_loop, || peer.read(&mut [0]).is_ok());
+    assert_eq!(peer.ssl().session().map(|session| session.max_early_data()), Some(0));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use openssl::pkey::PKey;
 use openssl::ssl::{
     ErrorCode, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslRef, SslStream,
-    SslVerifyMode,
+    SslVerifyMode, StatusType,
 };
 use openssl::x509::X509;
 
@@ -39,12 +39,13 @@ impl TlsPeer {
         Self::of(stream, ssl)
     }
 
-    /// A client that asks for any text as a server name, and takes whatever it gets.
+    /// A client that asks for any text as a server name, and for a stapled OCSP response, and takes whatever it gets.
     pub(crate) fn client_asking_for(address: SocketAddr, name: &str) -> Self {
         let stream = TcpStream::connect(address).expect("somebody listens");
         stream.set_nonblocking(true).expect("it is a socket");
         let mut ssl = Ssl::new(&context().build()).expect("a connection");
         ssl.set_hostname(name).expect("a name");
+        ssl.set_status_type(StatusType::OCSP).expect("a client");
         ssl.set_connect_state();
         Self::of(stream, ssl)
     }
