@@ -46,7 +46,8 @@ impl<const SSL: bool, T: 'static, S: 'static> SocketContext<SSL, T, S> {
     /// [`UsError::Io`] if the attempt cannot even begin, of kind
     /// [`WouldBlock`](std::io::ErrorKind::WouldBlock) if too many look-ups wait;
     /// [`InvalidAddress`](UsError::InvalidAddress), [`Draining`](UsError::Draining),
-    /// [`LoopClosed`](UsError::LoopClosed).
+    /// [`LoopClosed`](UsError::LoopClosed). Contexts with TLS that have no configuration for clients: those of
+    /// [`TlsClientConfig::shared_default`](crate::TlsClientConfig::shared_default).
     ///
     /// # Panics
     ///

@@ -123,8 +123,9 @@ impl<S: 'static> Socket<false, S> {
     ///
     /// Those of [`adopt`](Self::adopt); [`Piped`](UsError::Piped) also while a file waits to be sent;
     /// [`InvalidOption`](UsError::InvalidOption) for a server name that is none, and for a server in a context
-    /// without a [`TlsServerConfig`](crate::TlsServerConfig); [`UsError::Tls`] if the trusted certificates of
-    /// the system cannot be read.
+    /// without a [`TlsServerConfig`](crate::TlsServerConfig); for a client in a
+    /// context without a configuration for clients, those of
+    /// [`TlsClientConfig::shared_default`](crate::TlsClientConfig::shared_default).
     pub fn start_tls<T2: 'static, S2: 'static>(
         &self,
         target: &SocketContext<true, T2, S2>,

@@ -39,7 +39,8 @@ struct Anchors {
 
 impl TrustAnchors {
     /// Those of the system, where its TLS library keeps them, or where `SSL_CERT_FILE` and
-    /// `SSL_CERT_DIR` say. With the feature `vendored-openssl`, whose library knows no place, the usual
+    /// `SSL_CERT_DIR` say. What is not there, or cannot be read, is left out without an error: then nobody is trusted.
+    /// With the feature `vendored-openssl`, whose library knows no place, the usual
     /// ones are looked at.
     pub fn system() -> Self {
         Self { system: true, certificates: Vec::new() }
