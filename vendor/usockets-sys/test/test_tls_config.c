@@ -505,6 +505,15 @@ void test_tls_bad_lists_are_refused(void) {
     REFUSED(WITH(signature_algorithms, "ECDSA+MD17"), SIGNATURES);
     REFUSED(WITH(signature_algorithms, ""), SIGNATURES);
 
+    /* Those that verify nothing, or hide nothing, and what makes them of use. */
+    const char *const lax[] = {"aNULL", "eNULL", "ALL:@SECLEVEL=0", "aNULL:ECDHE+AESGCM:@SECLEVEL=0"};
+    for (size_t i = 0; i < sizeof lax / sizeof lax[0]; i++) {
+        struct usx_tls_options options = WITH(ciphers, lax[i]);
+        usx_tls_config_release(usx_tls_config_create(&options, NULL)); /* not strict: as the library likes */
+        options.strict = 1;
+        REFUSED(options, CIPHERS);
+    }
+
     static char many[70000];
     struct usx_tls_options options = client_options();
     const struct usx_tls_bytes bad[] = {

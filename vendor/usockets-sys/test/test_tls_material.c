@@ -417,10 +417,10 @@ void test_tls_bad_trust_is_refused(void) {
     trusted[1] = join(trusted[1], text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
     (void) REFUSED(&options, TRUST);
     trusted[1] = (struct usx_tls_bytes){0};
-    (void) REFUSED(&options, TRUST);
+    ASSERT_EQ(REFUSED(&options, TRUST).index, 1);
     trusted[1] = trusted[0];
     options.trusted_format = USX_TLS_DER;
-    (void) REFUSED(&options, TRUST);
+    ASSERT_EQ(REFUSED(&options, TRUST).index, 0);
 
     options = client_options();
     options.system_trust = 1;
@@ -431,7 +431,7 @@ void test_tls_bad_trust_is_refused(void) {
     options.trust_file = "/dev/zero";
     ASSERT_EQ(REFUSED(&options, SYSTEM).error, EFBIG);
     options.trust_file = "/dev/null";
-    (void) REFUSED(&options, TRUST);
+    ASSERT_EQ(REFUSED(&options, TRUST).index, options.trusted_count);
     options.trust_file = NULL;
     options.trust_directory = "/nonexistent";
     ASSERT_EQ(REFUSED(&options, SYSTEM).error, ENOENT);
