@@ -181,6 +181,18 @@ impl TlsClientConfig {
     /// sessions become ours where these have a use, and nothing else of it is changed.
     /// Beneath: `usx_tls_config_from_native`.
     ///
+    /// ```
+    /// use openssl::ssl::{SslContext, SslMethod, SslVerifyMode};
+    /// use usockets::TlsClientConfig;
+    ///
+    /// let mut context = SslContext::builder(SslMethod::tls_client())?;
+    /// context.set_default_verify_paths()?;
+    /// context.set_verify(SslVerifyMode::PEER); // or nobody is verified
+    /// let config = TlsClientConfig::from_ssl_context(&context.build())?;
+    /// # drop(config);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`UsError::Tls`], [`TlsUnavailable`](UsError::TlsUnavailable).

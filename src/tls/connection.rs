@@ -52,7 +52,23 @@ impl<S: 'static> Socket<true, S> {
     }
 
     /// The peer's own certificate as a type of the crate `openssl`, which can be asked for its names, times and
-    /// fingerprints; `None` if it has sent none.
+    /// fingerprints; `None` if it has sent none. Beneath: `usx_socket_tls_peer_chain`.
+    ///
+    /// ```
+    /// use openssl::hash::MessageDigest;
+    /// use usockets::{Loop, SocketContext};
+    ///
+    /// let event_loop = Loop::<()>::new()?;
+    /// let context = SocketContext::<true>::builder()
+    ///     .on_data(|_, socket, _, _data| {
+    ///         if let Ok(Some(certificate)) = socket.peer_certificate_x509() {
+    ///             println!("{:?}", certificate.digest(MessageDigest::sha256()));
+    ///         }
+    ///     })
+    ///     .build(&event_loop, ())?;
+    /// # drop(context);
+    /// # Ok::<(), usockets::UsError>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -306,6 +306,17 @@ impl TlsServerConfig {
     /// become ours where these have a use, and nothing else of it is changed. Beneath:
     /// `usx_tls_config_from_native`.
     ///
+    /// ```
+    /// use openssl::ssl::{SslContext, SslMethod};
+    /// use usockets::TlsServerConfig;
+    ///
+    /// let mut context = SslContext::builder(SslMethod::tls_server())?;
+    /// context.set_cipher_list("ECDHE+AESGCM")?; // and certificate, key and all the rest
+    /// let config = TlsServerConfig::from_ssl_context(&context.build())?;
+    /// # drop(config);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`UsError::Tls`], [`TlsUnavailable`](UsError::TlsUnavailable).
