@@ -162,6 +162,10 @@ check_tls_client() {
     refuses 'not accepted: self-signed' "$binaries/tls_client" "localhost:$port"
     refuses 'not accepted: hostname mismatch' \
         "$binaries/tls_client" "$address" --ca "$work/ca.pem" --name other.example
+    refuses 'invalid server name' \
+        "$binaries/tls_client" "$address" --ca "$work/ca.pem" --name "localhost:$port"
+    refuses 'belong together' "$binaries/tls_client" "$address" --cert "$work/ca.pem"
+    refuses "$work: Is a directory" "$binaries/tls_client" "$address" --session "$work"
     stop_server TERM
     says '^3 connections, 1 of them resumed, 2 failed handshakes, 20000012 bytes$'
     refuses 'refused' "$binaries/tls_client" "$address"
