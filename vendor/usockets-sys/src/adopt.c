@@ -158,6 +158,9 @@ int usx_socket_start_tls_later(struct us_socket_t *s, struct us_socket_context_t
 
 /* Those of the new context; but what was set for this very socket stays. */
 static void take_deadlines(struct us_socket_t *s, int waits_for_byte) {
+    if (us_internal_socket_gone(s)) {
+        return; /* closed while the program was asked */
+    }
     us_internal_deadlines_begin(s, waits_for_byte);
     if (s->flags & S_PENDING) {
         us_internal_stall_begin(s);

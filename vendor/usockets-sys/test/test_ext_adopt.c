@@ -7,7 +7,8 @@ struct adoption {
     struct us_loop_t *loop;
     struct side source, target;
     size_t unread;
-    int refuse, before, after, dropped;
+    int refuse, close, before, after, dropped;
+    struct usx_close_reason reason;
     int ext_size;
     struct us_socket_t *moved;
     uint64_t old_id;
@@ -22,6 +23,9 @@ static int on_before(struct us_socket_t *s, void *argument) {
     ASSERT_PTR_EQ(us_socket_context(ssl, s), a->source.context);
     ASSERT_EQ(((char *) us_socket_ext(ssl, s))[SIDE_EXT - 1], 0x61);
     note("before ");
+    if (a->close) {
+        usx_socket_close(s, 0);
+    }
     return a->refuse;
 }
 
@@ -268,6 +272,26 @@ void test_socket_closed_before_its_move_is_dropped(void) {
     ASSERT_EQ(a.before + a.after, 0);
     ASSERT_EQ(a.dropped, 1);
     ASSERT_EQ(a.target.count[CLOSE], 0);
+    finish(a.loop);
+}
+
+static struct us_socket_t *keep_reason(struct side *side, struct us_socket_t *s) {
+    (void) side;
+    current->reason = usx_socket_close_reason(s);
+    return s;
+}
+
+void test_socket_closed_while_its_move_is_asked_for_has_no_deadlines(void) {
+    struct usx_deadlines deadlines = {.first_byte = SECONDS(1), .idle = SECONDS(1), .write_stall = SECONDS(1)};
+    struct adoption a = {.close = 1, .source = {.close = keep_reason}, .target = {.close = keep_reason}};
+    set_up(&a);
+    ASSERT_OK(usx_context_set_deadlines(a.target.context, &deadlines));
+    int fd;
+    ASSERT_OK(adopt_later(&a, open_raw(&a.source, &fd), 0));
+    RUN_UNTIL(a.loop, a.source.count[CLOSE] + a.target.count[CLOSE] == 1);
+    ASSERT_EQ(a.after + a.dropped, 1);
+    ASSERT_EQ(a.reason.kind, USX_REASON_LOCAL);
+    ASSERT_EQ(a.reason.error, 0);
     finish(a.loop);
 }
 

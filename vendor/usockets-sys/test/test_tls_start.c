@@ -13,15 +13,17 @@ static int version;
 
 static struct {
     int before, after, dropped;
-    int refuse;
+    int refuse, close;
     int result;
     struct us_socket_t *moved;
 } move;
 
 static int before_move(struct us_socket_t *s, void *argument) {
-    (void) s;
     ASSERT_PTR_EQ(argument, &move);
     move.before++;
+    if (move.close) {
+        usx_socket_close(s, 0);
+    }
     return move.refuse;
 }
 
@@ -406,6 +408,30 @@ void test_tls_sockets_of_deferring_contexts_move(void) {
 }
 
 /* With output that waits, and much input that is decrypted in part. */
+/* Nor has it a deadline for its handshake any more. */
+void test_tls_socket_closed_while_its_move_is_asked_for(void) {
+    struct usx_deadlines deadlines = {.handshake = SECONDS(10)};
+    struct two two;
+    int fd;
+    version = 0;
+    two_begin(&two);
+    two.first.close = two.second.close = keep_reason;
+    ASSERT_OK(usx_context_set_deadlines(two.second.context, &deadlines));
+    move.close = 1;
+    (void) adopt(&two.first, open_raw(&two.first, &fd));
+    RUN_UNTIL(two.loop, two.first.count[CLOSE] + two.second.count[CLOSE] == 1);
+    ASSERT_EQ(last_reason.kind, USX_REASON_LOCAL);
+    move.close = 0;
+    for (int i = 0; i < 3; i++) {
+        (void) adopt(&two.first, open_raw(&two.first, &fd));
+        turn(two.loop);
+    }
+    advance(two.loop, SECONDS(11));
+    ASSERT_EQ(two.second.count[CLOSE] + two.first.count[CLOSE], 4);
+    ASSERT_EQ(last_reason.kind, USX_REASON_DEADLINE);
+    finish(two.loop);
+}
+
 static struct us_socket_t *adopt_first(struct side *side, struct us_socket_t *s, char *data, int length) {
     (void) data;
     ASSERT_OK(usx_socket_adopt_later(s, side->other->context, 0, (size_t) length / 2, &functions, &move));

@@ -181,6 +181,7 @@ TEST(tls_start_is_refused)
 TEST(tls_start_with_a_peer_that_does_not)
 TEST(tls_start_has_a_deadline)
 TEST(tls_sockets_of_deferring_contexts_move)
+TEST(tls_socket_closed_while_its_move_is_asked_for)
 TEST(tls_sockets_move_with_what_they_have)
 TEST(tls_sockets_move_while_a_name_is_waited_for)
 
