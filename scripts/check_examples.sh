@@ -224,6 +224,7 @@ check_sni_hosting() {
     said 'alert unrecognized_name'
     # A connection from before the renewal goes on.
     mkfifo "$work/before"
+    : >"$work/output"
     tls_client --name www.example.test <"$work/before" >"$work/output" &
     local client_pid=$!
     exec 8>"$work/before"

@@ -132,7 +132,7 @@ static int load_key(const struct tls_build *build, struct identity *identity) {
                                                        : key_of_pem(&options->key, &passphrase);
     if (identity->key == NULL) {
         int kind = passphrase.asked ? USX_TLS_ERROR_PASSPHRASE : USX_TLS_ERROR_KEY;
-        if (passphrase.asked && passphrase.text == NULL) {
+        if (passphrase.asked && (passphrase.text == NULL || passphrase.length > PEM_BUFSIZE)) {
             ERR_clear_error(); /* to the library somebody has broken off */
         }
         return us_internal_tls_fail(build->error, kind);
