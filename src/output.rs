@@ -148,7 +148,17 @@ impl<const SSL: bool, S: 'static> Socket<SSL, S> {
         if self.shell().collect(self.raw_id(), &data) {
             return Ok(());
         }
-        crate::trampoline::send_bytes(self.shell(), self.raw()?, data).map_err(send_error)
+        match self.raw() {
+            Ok(socket) => {
+                crate::trampoline::send_bytes(self.shell(), socket, data).map_err(send_error)
+            }
+            Err(error) => {
+                // A loop that the buffer's destructor drops ends after it, not inside of it.
+                let _frame = Frame::enter(self.shell());
+                drop(data);
+                Err(error)
+            }
+        }
     }
 
     /// Sends what is collected, as far as the system takes it. Beneath: `usx_socket_flush`.

@@ -477,6 +477,37 @@ fn a_buffer_is_dropped_when_its_connection_is() -> Result<(), UsError> {
 }
 
 #[test]
+fn a_buffer_that_is_not_taken_may_drop_the_loop() -> Result<(), UsError> {
+    let _guard = guard();
+    let event_loop = new_loop();
+    let inside = Rc::new(Cell::new(false));
+    let told = Rc::new(Cell::new(0));
+    let (is_inside, count) = (Rc::clone(&inside), Rc::clone(&told));
+    let record = Record::<()>::new();
+    let context = record
+        .builder()
+        .on_close(move |(), _, (), _| {
+            assert!(!is_inside.get(), "a callback inside of a destructor");
+            count.set(count.get() + 1);
+        })
+        .build(&event_loop, ())?;
+    let (gone, _one) = accept_one(&event_loop, &context, &record);
+    let (_open, _other) = accept_one(&event_loop, &context, &record);
+    gone.close();
+    pump(&event_loop, || told.get() == 1);
+    DROPPED.set(Some(Box::new(move || {
+        inside.set(true);
+        drop(event_loop);
+        inside.set(false);
+    })));
+    let refused = gone.send_bytes(Bytes::from_owner(Block(pattern(1))));
+    assert!(matches!(refused, Err(UsError::Stale)));
+    assert_eq!(told.get(), 2);
+    assert!(matches!(gone.send(b"x"), Err(UsError::LoopClosed)));
+    Ok(())
+}
+
+#[test]
 fn closed_sockets_accept_nothing() -> Result<(), UsError> {
     let _guard = guard();
     let event_loop = new_loop();
