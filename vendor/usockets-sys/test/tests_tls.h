@@ -207,6 +207,9 @@ TEST(tls_native_configuration_that_reads_ahead)
 TEST(tls_native_configuration_refuses_to_renegotiate)
 TEST(tls_native_configuration_of_a_name_verifies_as_it_says)
 
+/* test_tls_attacks.c */
+TEST(tls_native_configuration_checks_names_as_it_says)
+
 /* test_tls_moments.c */
 TEST(tls_key_update_after_our_end)
 TEST(tls_close_notify_in_the_handshake)

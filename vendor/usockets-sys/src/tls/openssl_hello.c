@@ -307,7 +307,9 @@ static int check_name(struct tls_connection *connection, struct us_socket_t *s, 
     if (!*name || *name == '.') {
         return -EDESTADDRREQ; /* there is nothing to check by */
     }
-    X509_VERIFY_PARAM_set_hostflags(parameters, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    /* A program's own SSL_CTX may be stricter. */
+    unsigned int flags = X509_VERIFY_PARAM_get_hostflags(parameters) | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
+    X509_VERIFY_PARAM_set_hostflags(parameters, flags);
     int set = is_address(name) ? X509_VERIFY_PARAM_set1_ip_asc(parameters, name)
                                : X509_VERIFY_PARAM_set1_host(parameters, name, 0);
     size_t length = strlen(name);

@@ -1,0 +1,64 @@
+/* What somebody could try to get around verification with. */
+#include "tls.h"
+
+#ifndef LIBUS_NO_SSL
+
+#include <openssl/x509v3.h>
+
+static int version;
+
+/* ------------------------------------------------------------------------------------------------
+ * Names
+ * --------------------------------------------------------------------------------------------- */
+
+/* Connects a client to a server that has this certificate: X509_V_OK if it takes that, or why not. The name is that of
+ * the options, or localhost. */
+static int verdict(struct side *client, const char *name, enum credential served) {
+    struct peer peer;
+    struct usx_tls_connect options = {.server_name = name};
+    SSL_CTX *context = peer_server_context(served, version);
+    int listener = raw_listen(&client->port, 1);
+    struct us_socket_t *s = side_connect(client, client->port);
+    int opened = client->count[OPEN];
+    int ended = client->count[HANDSHAKE] + client->count[CLOSE];
+    int done = client->count[HANDSHAKE];
+    ASSERT_OK(usx_socket_set_tls_connect(s, &options));
+    peer_begin(&peer, context, raw_accept(client->loop, listener), 1);
+    SSL_CTX_free(context);
+    raw_close(listener);
+    RUN_UNTIL(client->loop, client->count[OPEN] > opened);
+    RUN_UNTIL(client->loop, (peer_step(&peer), client->count[HANDSHAKE] + client->count[CLOSE] > ended));
+    int is_done = client->count[HANDSHAKE] > done;
+    ASSERT(is_done || last_failure.kind == USX_TLS_FAILURE_VERIFY);
+    peer_end(&peer);
+    return is_done ? X509_V_OK : last_failure.verify_result;
+}
+
+/* What the program's own SSL_CTX says of names, such as that there are no patterns for it, goes on to hold. */
+void test_tls_native_configuration_checks_names_as_it_says(void) {
+    version = USX_TLS_1_3;
+    struct usx_tls_bytes ca = credential_certificate(CREDENTIAL_CA, USX_TLS_DER);
+    for (int strict = 0; strict < 2; strict++) {
+        struct us_loop_t *loop = test_loop_with_clock();
+        struct side client = {.close = keep_reason};
+        const unsigned char *der = ca.data;
+        X509 *trusted = d2i_X509(NULL, &der, (long) ca.length);
+        SSL_CTX *context = peer_client_context(version);
+        ASSERT_EQ(X509_STORE_add_cert(SSL_CTX_get_cert_store(context), trusted), 1);
+        X509_free(trusted);
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+        if (strict) {
+            X509_VERIFY_PARAM_set_hostflags(SSL_CTX_get0_param(context), X509_CHECK_FLAG_NO_WILDCARDS);
+        }
+        client.client_config = usx_tls_config_from_native(context, USX_TLS_CLIENT, NULL);
+        SSL_CTX_free(context);
+        side_init_deferring(&client, loop);
+        usx_tls_config_release(client.client_config);
+        ASSERT_EQ(verdict(&client, "localhost", CREDENTIAL_SERVER), X509_V_OK);
+        ASSERT_EQ(verdict(&client, "a.example.test", CREDENTIAL_SERVER),
+                  strict ? X509_V_ERR_HOSTNAME_MISMATCH : X509_V_OK);
+        finish(loop);
+    }
+}
+
+#endif
