@@ -128,7 +128,8 @@ struct usx_tls_options {
     const char *trust_file; /* with system_trust: these instead of the library's own places */
     const char *trust_directory;
     int verify;       /* USX_TLS_VERIFY_* */
-    int check_name;   /* clients, non-zero: the certificate must be for the name or address connected to */
+    int check_name;   /* clients, non-zero: the certificate must be for the name or address connected to, by its subject
+                       * alternative names: the common name is none (RFC 9525) */
     int min_version;  /* USX_TLS_1_2 or USX_TLS_1_3; 0: all from 1.2 on */
     int max_version;
     /* TLS 1.2, openssl-ciphers(1). If `strict`, NULL: forward secrecy and AEAD only; and a list never has those without

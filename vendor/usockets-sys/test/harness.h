@@ -367,6 +367,7 @@ enum credential {
     CREDENTIAL_EXPIRED,      /* a server's, until yesterday */
     CREDENTIAL_FUTURE,       /* a server's, some days from now on */
     CREDENTIAL_OTHER_HOST,   /* a server's, for elsewhere.test only */
+    CREDENTIAL_COMMON_NAME,  /* a server's, without names but for that of its subject, localhost */
     CREDENTIAL_CLIENT,
     CREDENTIAL_OTHER_CLIENT, /* of the other CA */
     CREDENTIAL_EXPIRED_CLIENT, /* until yesterday */

@@ -35,6 +35,7 @@ static const struct recipe recipes[CREDENTIALS] = {
     [CREDENTIAL_FUTURE] = {"future", SERVER_NAMES, "serverAuth", CREDENTIAL_CA, 9, 90, 0},
     [CREDENTIAL_OTHER_HOST] =
         {"other-host", "DNS:elsewhere.test", "serverAuth", CREDENTIAL_CA, -1, 90, 0},
+    [CREDENTIAL_COMMON_NAME] = {"localhost", NULL, "serverAuth", CREDENTIAL_CA, -1, 90, 0},
     [CREDENTIAL_CLIENT] = {"client", NULL, "clientAuth", CREDENTIAL_CA, -1, 90, 0},
     [CREDENTIAL_OTHER_CLIENT] =
         {"other-client", NULL, "clientAuth", CREDENTIAL_OTHER_CA, -1, 90, 0},

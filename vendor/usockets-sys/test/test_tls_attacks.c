@@ -5,7 +5,13 @@
 
 #include <openssl/x509v3.h>
 
+static const int versions[] = {USX_TLS_1_2, USX_TLS_1_3};
 static int version;
+
+static void only_version(struct usx_tls_options *options) {
+    options->min_version = version;
+    options->max_version = version;
+}
 
 /* ------------------------------------------------------------------------------------------------
  * Names
@@ -57,6 +63,20 @@ void test_tls_native_configuration_checks_names_as_it_says(void) {
         ASSERT_EQ(verdict(&client, "localhost", CREDENTIAL_SERVER), X509_V_OK);
         ASSERT_EQ(verdict(&client, "a.example.test", CREDENTIAL_SERVER),
                   strict ? X509_V_ERR_HOSTNAME_MISMATCH : X509_V_OK);
+        finish(loop);
+    }
+}
+
+/* The common name of a certificate is what somebody is called, be it the user of an authority that makes certificates
+ * for users (RFC 9525, 2). */
+void test_tls_names_are_not_those_of_subjects(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        struct us_loop_t *loop = test_loop_with_clock();
+        struct side client = {.close = keep_reason};
+        tls_client_init(&client, loop, only_version);
+        ASSERT_EQ(verdict(&client, "localhost", CREDENTIAL_SERVER), X509_V_OK);
+        ASSERT_EQ(verdict(&client, "localhost", CREDENTIAL_COMMON_NAME), X509_V_ERR_HOSTNAME_MISMATCH);
         finish(loop);
     }
 }

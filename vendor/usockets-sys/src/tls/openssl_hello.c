@@ -296,6 +296,13 @@ static void peer_address(const struct us_socket_t *s, char *text, socklen_t room
     }
 }
 
+/* The common name of a subject is not the name of a server (RFC 9525, 2), but may be what a user has chosen. A program's
+ * own SSL_CTX may take it, or be stricter. */
+static unsigned int how_to_check(const struct usx_tls_config_t *config, const X509_VERIFY_PARAM *parameters) {
+    unsigned int flags = X509_VERIFY_PARAM_get_hostflags(parameters) | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
+    return config->is_native ? flags : flags | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT;
+}
+
 /* Of which name or address the certificate has to be. 0 or a negative errno. */
 static int check_name(struct tls_connection *connection, struct us_socket_t *s, const char *name) {
     char address[INET6_ADDRSTRLEN];
@@ -307,9 +314,7 @@ static int check_name(struct tls_connection *connection, struct us_socket_t *s, 
     if (!*name || *name == '.') {
         return -EDESTADDRREQ; /* there is nothing to check by */
     }
-    /* A program's own SSL_CTX may be stricter. */
-    unsigned int flags = X509_VERIFY_PARAM_get_hostflags(parameters) | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
-    X509_VERIFY_PARAM_set_hostflags(parameters, flags);
+    X509_VERIFY_PARAM_set_hostflags(parameters, how_to_check(connection->config, parameters));
     int set = is_address(name) ? X509_VERIFY_PARAM_set1_ip_asc(parameters, name)
                                : X509_VERIFY_PARAM_set1_host(parameters, name, 0);
     size_t length = strlen(name);
