@@ -4,6 +4,7 @@
 #ifndef LIBUS_NO_SSL
 
 #include <openssl/x509v3.h>
+#include <stdlib.h>
 
 static const int versions[] = {USX_TLS_1_2, USX_TLS_1_3};
 static int version;
@@ -79,6 +80,45 @@ void test_tls_names_are_not_those_of_subjects(void) {
         ASSERT_EQ(verdict(&client, "localhost", CREDENTIAL_COMMON_NAME), X509_V_ERR_HOSTNAME_MISMATCH);
         finish(loop);
     }
+}
+
+/* ------------------------------------------------------------------------------------------------
+ * The machine's configuration of the library
+ * --------------------------------------------------------------------------------------------- */
+
+/* It may set what programs have not, but does not take back what is promised. */
+void test_tls_configuration_of_the_machine_takes_nothing_back(void) {
+    static const char text[] =
+        "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = default\n[default]\n"
+        "MinProtocol = TLSv1\nMaxProtocol = TLSv1.1\nCipherString = ALL:eNULL:@SECLEVEL=0\n"
+        "Options = Compression,ClientRenegotiation,UnsafeLegacyRenegotiation\nVerifyMode = Once\n"
+        "RecordPadding = 1024\n";
+    const char *path = temporary_path();
+    FILE *file = fopen(path, "w");
+    ASSERT_NOT_NULL(file);
+    ASSERT_EQ(fwrite(text, 1, sizeof text - 1, file), sizeof text - 1);
+    ASSERT_OK(fclose(file));
+    ASSERT_OK(setenv("OPENSSL_CONF", path, 1)); /* before the first call of the library, which reads it */
+    SSL_CTX *plain = SSL_CTX_new(TLS_method());
+    ASSERT_EQ(SSL_CTX_get_security_level(plain), 0);
+    SSL_CTX_free(plain);
+
+    struct usx_tls_options options = client_options();
+    options.strict = 1;
+    struct usx_tls_config_t *config = usx_tls_config_create(&options, NULL);
+    ASSERT_NOT_NULL(config);
+    SSL_CTX *context = usx_tls_config_native(config);
+    ASSERT_EQ(SSL_CTX_get_min_proto_version(context), TLS1_2_VERSION);
+    ASSERT_EQ(SSL_CTX_get_max_proto_version(context), 0);
+    ASSERT_EQ(SSL_CTX_get_verify_mode(context), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT);
+    uint64_t wanted = SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION;
+    ASSERT_EQ(SSL_CTX_get_options(context) & wanted, wanted);
+    STACK_OF(SSL_CIPHER) *ciphers = SSL_CTX_get_ciphers(context);
+    for (int i = 0; i < sk_SSL_CIPHER_num(ciphers); i++) {
+        ASSERT(SSL_CIPHER_is_aead(sk_SSL_CIPHER_value(ciphers, i)));
+    }
+    usx_tls_config_release(config);
+    finish(NULL);
 }
 
 #endif
