@@ -121,4 +121,46 @@ void test_tls_configuration_of_the_machine_takes_nothing_back(void) {
     finish(NULL);
 }
 
+/* ------------------------------------------------------------------------------------------------
+ * Errors of others
+ * --------------------------------------------------------------------------------------------- */
+
+static int agree_and_leave_dirt(struct side *side, struct us_socket_t *s, int result) {
+    (void) side;
+    (void) s;
+    ERR_raise(ERR_LIB_SSL, SSL_R_UNEXPECTED_MESSAGE);
+    return result;
+}
+
+static int choose_and_leave_dirt(struct side *side, struct us_socket_t *s, const unsigned char *offered, size_t length) {
+    (void) side;
+    (void) s;
+    (void) offered;
+    (void) length;
+    ERR_raise(ERR_LIB_SSL, SSL_R_UNEXPECTED_MESSAGE);
+    return 0;
+}
+
+static void offer(struct usx_tls_options *options) {
+    only_version(options);
+    options->protocols = (struct usx_tls_bytes){"\2h2", 3};
+}
+
+/* Nor do those that handlers leave behind in the midst of a call of the library, after which it waits for the peer. */
+void test_tls_errors_of_handlers_change_nothing(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        struct us_loop_t *loop = test_loop_with_clock();
+        struct side client = {.close = keep_reason, .verify = agree_and_leave_dirt};
+        struct side server = {.close = keep_reason, .protocol = choose_and_leave_dirt};
+        struct us_socket_t *c, *s;
+        tls_server_init(&server, loop, only_version);
+        tls_client_init(&client, loop, offer);
+        open_tls_pair(&client, &server, &c, &s);
+        ASSERT_EQ(client.count[VERIFY], 1);
+        ASSERT_EQ(server.count[PROTOCOL], 1);
+        finish(loop);
+    }
+}
+
 #endif

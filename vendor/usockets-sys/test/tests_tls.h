@@ -211,6 +211,7 @@ TEST(tls_native_configuration_of_a_name_verifies_as_it_says)
 TEST(tls_native_configuration_checks_names_as_it_says)
 TEST(tls_names_are_not_those_of_subjects)
 TEST(tls_configuration_of_the_machine_takes_nothing_back)
+TEST(tls_errors_of_handlers_change_nothing)
 
 /* test_tls_moments.c */
 TEST(tls_key_update_after_our_end)

@@ -202,6 +202,7 @@ static int ask_about(struct tls_connection *connection, X509_STORE_CTX *store, i
     connection->verifying = store;
     int objection = context->on_verify(s, result);
     connection->verifying = NULL;
+    ERR_clear_error(); /* what the program has left there is no failure of the connection */
     return objection;
 }
 
@@ -258,6 +259,7 @@ static int on_protocols(SSL *ssl, const unsigned char **chosen, unsigned char *c
     }
     if (context && context->on_protocol) {
         int offset = context->on_protocol(s, offered, length);
+        ERR_clear_error();
         protocol = offset >= 0 && (unsigned int) offset < length ? offered + offset : NULL;
     } else if (connection->config->protocols_length) {
         protocol = common_protocol(connection->config, offered, length);
