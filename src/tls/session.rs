@@ -16,7 +16,8 @@ use crate::ffi::ClientSettings;
 /// does. They are overwritten when they are dropped, and do not show in `Debug`. One of TLS 1.3 should be used
 /// once, so that connections cannot be linked to each other
 /// ([RFC 8446, C.4](https://www.rfc-editor.org/rfc/rfc8446#appendix-C.4)). It is resumed only for the server name that
-/// it was made for, by a configuration that asks the same of the server; otherwise it does no harm.
+/// it was made for, by a configuration that asks the same of the server; otherwise it does no harm. Nor is it, or one
+/// that has renewed it, resumed more than 24 hours after the handshake in which the server showed its certificate.
 ///
 /// ```
 /// use usockets::TlsSession;

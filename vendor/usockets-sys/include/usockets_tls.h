@@ -143,7 +143,8 @@ struct usx_tls_options {
                                      * server without one in common with a client that offers some refuses */
     struct usx_tls_bytes dh_parameters; /* PEM. Without `ciphers` and `strict` as dh_params_file_name in libusockets.h */
     /* Server: session tickets per full handshake, 0 to 16; with 0 nothing is resumed. Nor is, on either side, a session
-     * whose peer had a certificate that was verified and has expired since. */
+     * whose peer had a certificate that was verified and has expired since, or which, by way of those that it has
+     * renewed, goes back to a full handshake more than 24 hours ago. */
     int tickets;
     struct usx_tls_ticket_keys_t *ticket_keys; /* retained; NULL: random ones of this configuration */
     int key_log; /* a descriptor, duplicated, to which secrets are written (NSS key log format); 0, -1: none */

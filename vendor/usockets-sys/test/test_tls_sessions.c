@@ -1,5 +1,6 @@
 /* Sessions that a server gives and a client resumes. */
 #include "tls.h"
+#include "tls/openssl.h"
 
 #ifndef LIBUS_NO_SSL
 
@@ -438,6 +439,45 @@ void test_tls_sessions_do_not_outlive_certificates(void) {
         version = versions[i];
         resume_expired_client();
         resume_expired_server();
+    }
+}
+
+/* Since when a session has been renewed comes behind the digest. */
+static uint64_t since(const struct kept *kept) {
+    uint64_t time;
+    memcpy(&time, kept->bytes + 32, sizeof time);
+    return time;
+}
+
+static void set_since(struct kept *kept, uint64_t time) {
+    memcpy(kept->bytes + 32, &time, sizeof time);
+}
+
+static void grow_old(void) {
+    struct pair pair;
+    pair_begin(&pair, only_version);
+    ASSERT_EQ(exchange(&pair, &pair.client, "localhost", NULL, 0), 0);
+    struct kept kept = latest_session(&pair.client);
+    uint64_t now = us_internal_tls_time();
+    ASSERT(now - since(&kept) < 600);
+    set_since(&kept, now - SESSION_LIFE + 600);
+    ASSERT_EQ(exchange(&pair, &pair.client, "localhost", kept.bytes, kept.length), 1);
+    if (version == USX_TLS_1_3) { /* another ticket, but no younger one */
+        struct kept next = latest_session(&pair.client);
+        ASSERT_EQ(since(&next), now - SESSION_LIFE + 600);
+        ASSERT(memcmp(next.bytes, kept.bytes, kept.length < next.length ? kept.length : next.length) != 0);
+    }
+    set_since(&kept, now - SESSION_LIFE - 1);
+    ASSERT_EQ(exchange(&pair, &pair.client, "localhost", kept.bytes, kept.length), 0);
+    struct kept next = latest_session(&pair.client);
+    ASSERT(us_internal_tls_time() - since(&next) < 600);
+    finish(pair.loop);
+}
+
+void test_tls_sessions_are_not_renewed_without_end(void) {
+    for (int i = 0; i < 2; i++) {
+        version = versions[i];
+        grow_old();
     }
 }
 

@@ -184,6 +184,78 @@ void test_sessions_are_resumed_only_where_the_same_is_asked(void) {
     for_both_versions(mind_the_policy);
 }
 
+static uint64_t forged; /* since when the next session is */
+
+static int forge_ticket(SSL *ssl, void *argument) {
+    (void) argument;
+    ASSERT_EQ(SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), &forged, sizeof forged), 1);
+    return 1;
+}
+
+static SSL_SESSION *session_since(struct usx_tls_config_t *client, struct usx_tls_config_t *server, uint64_t since) {
+    SSL_CTX *ssl_ctx = usx_tls_config_native(server);
+    forged = since;
+    ASSERT_EQ(SSL_CTX_set_session_ticket_cb(ssl_ctx, forge_ticket, NULL, NULL), 1);
+    SSL_SESSION *session = first_session(client, server);
+    us_internal_tls_tickets_install(ssl_ctx);
+    return session;
+}
+
+/* A ticket goes back to a handshake of that time, and so do those that renew it. */
+static void grow_old(void) {
+    struct usx_tls_config_t *client = client_config(NULL);
+    struct usx_tls_config_t *server = server_with(NULL);
+    uint64_t now = us_internal_tls_time();
+    SSL_SESSION *renewed;
+    SSL_SESSION *session = session_since(client, server, now - SESSION_LIFE + 600);
+    ASSERT(resumes(client, server, session, &renewed));
+    SSL_SESSION_free(session);
+    SSL_SESSION_free(renewed);
+    session = session_since(client, server, now - SESSION_LIFE - 1);
+    ASSERT(!resumes(client, server, session, &renewed));
+    ASSERT(resumes(client, server, renewed, NULL)); /* of a full handshake */
+    SSL_SESSION_free(session);
+    SSL_SESSION_free(renewed);
+    session = session_since(client, server, now + 600); /* by another clock */
+    ASSERT(resumes(client, server, session, NULL));
+    SSL_SESSION_free(session);
+    session = session_since(client, server, now + SESSION_LIFE + 600);
+    ASSERT(!resumes(client, server, session, NULL));
+    SSL_SESSION_free(session);
+    usx_tls_config_release(client);
+    usx_tls_config_release(server);
+}
+
+static void keep_age(void) {
+    struct usx_tls_config_t *client = client_config(NULL);
+    struct usx_tls_config_t *server = server_with(NULL);
+    uint64_t since = us_internal_tls_time() - 3600;
+    SSL_SESSION *session = session_since(client, server, since);
+    struct handshake handshake;
+    handshake_begin(&handshake, client, server);
+    ASSERT_EQ(SSL_set_session(handshake.client, session), 1);
+    ASSERT(handshake_run(&handshake));
+    ASSERT(SSL_session_reused(handshake.server));
+    void *data;
+    size_t length;
+    ASSERT_EQ(SSL_SESSION_get0_ticket_appdata(SSL_get_session(handshake.server), &data, &length), 1);
+    ASSERT_EQ(length, sizeof since);
+    ASSERT_MEM_EQ(data, &since, sizeof since);
+    handshake_end(&handshake);
+    SSL_SESSION_free(session);
+    usx_tls_config_release(client);
+    usx_tls_config_release(server);
+}
+
+static void end_resumption(void) {
+    grow_old();
+    keep_age();
+}
+
+void test_tickets_are_not_renewed_without_end(void) {
+    for_both_versions(end_resumption);
+}
+
 static void give_none(void) {
     ring = NULL;
     tickets = 0;

@@ -76,6 +76,7 @@ struct tls_connection {
     char *checked_name;              /* client: the name or address of which the certificate has to be; NULL: any */
     void *resume;                    /* client: a session as on_session gave it */
     size_t resume_length;
+    uint64_t resumed_since; /* when the handshake was that the session offered goes back to */
     struct tls_session *sessions; /* to be told, in order */
     X509_STORE_CTX *verifying;    /* while the program is asked */
     struct usx_tls_failure failure;

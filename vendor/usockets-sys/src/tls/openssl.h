@@ -41,6 +41,12 @@ void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx);
 /* Resumption renews a session without another look at the peer's certificate. So it must not outlive that, where it was
  * verified. */
 int us_internal_tls_outlives_certificate(const SSL_SESSION *session, const struct usx_tls_config_t *config);
+/* Nor is a peer looked at again, who may have been struck off a list meanwhile, nor a key exchanged for those of the
+ * first handshake: so there is an end to resumption. Seconds since the full handshake that a session goes back to, and
+ * the time of the system's clock to tell it by. */
+#define SESSION_LIFE (24u * 3600u)
+uint64_t us_internal_tls_time(void);
+int us_internal_tls_is_too_old(uint64_t since);
 
 /* openssl.c: sets the callbacks that belong to connections: client hello, verify, ALPN, new session. */
 void us_internal_tls_install(SSL_CTX *ssl_ctx, int role);

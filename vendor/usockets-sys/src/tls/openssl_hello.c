@@ -20,6 +20,9 @@
 
 #define SESSION_HEAD 32
 
+/* Before the library's encoding of one that a client keeps: that, and since when it has been renewed. */
+#define SESSION_PREFIX (SESSION_HEAD + sizeof(uint64_t))
+
 /* The policy under which it is made, whether the program is asked about certificates, which it is not when the session is
  * resumed, and the names that this may depend on. */
 static int session_head(const struct tls_connection *connection, unsigned char head[SESSION_HEAD]) {
@@ -328,15 +331,19 @@ static int check_name(struct tls_connection *connection, struct us_socket_t *s, 
     return 0;
 }
 
-/* It has that before it. One of another name or policy, or that can't be read, is left aside. */
+/* One of another name or policy, that is too old or that can't be read, is left aside. */
 static void offer_session(struct tls_connection *connection) {
     unsigned char head[SESSION_HEAD];
-    if (connection->resume_length <= SESSION_HEAD || session_head(connection, head) < 0 ||
+    if (connection->resume_length <= SESSION_PREFIX || session_head(connection, head) < 0 ||
         memcmp(head, connection->resume, SESSION_HEAD) != 0) {
         return;
     }
-    const unsigned char *bytes = (const unsigned char *) connection->resume + SESSION_HEAD;
-    SSL_SESSION *session = d2i_SSL_SESSION(NULL, &bytes, (long) (connection->resume_length - SESSION_HEAD));
+    const unsigned char *bytes = (const unsigned char *) connection->resume + SESSION_PREFIX;
+    memcpy(&connection->resumed_since, bytes - sizeof(uint64_t), sizeof(uint64_t));
+    if (us_internal_tls_is_too_old(connection->resumed_since)) {
+        return;
+    }
+    SSL_SESSION *session = d2i_SSL_SESSION(NULL, &bytes, (long) (connection->resume_length - SESSION_PREFIX));
     if (session && SSL_SESSION_is_resumable(session) &&
         !us_internal_tls_outlives_certificate(session, connection->config)) {
         (void) SSL_set_session(connection->ssl, session);
@@ -406,13 +413,15 @@ static int on_new_session(SSL *ssl, SSL_SESSION *session) {
     }
     int length = i2d_SSL_SESSION(session, NULL);
     struct tls_session *copy =
-        length > 0 ? sys_malloc(sizeof(*copy) + SESSION_HEAD + (size_t) length) : NULL;
+        length > 0 ? sys_malloc(sizeof(*copy) + SESSION_PREFIX + (size_t) length) : NULL;
     if (!copy || session_head(connection, copy->bytes) < 0) {
         sys_free(copy);
         return 0; /* the connection is as good without */
     }
-    unsigned char *bytes = copy->bytes + SESSION_HEAD;
-    copy->length = SESSION_HEAD + (size_t) i2d_SSL_SESSION(session, &bytes);
+    uint64_t since = SSL_session_reused(ssl) ? connection->resumed_since : us_internal_tls_time();
+    unsigned char *bytes = copy->bytes + SESSION_PREFIX;
+    memcpy(copy->bytes + SESSION_HEAD, &since, sizeof(since));
+    copy->length = SESSION_PREFIX + (size_t) i2d_SSL_SESSION(session, &bytes);
     copy->next = NULL;
     *place = copy;
     return 0;

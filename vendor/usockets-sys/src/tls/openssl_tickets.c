@@ -200,15 +200,56 @@ int us_internal_tls_outlives_certificate(const SSL_SESSION *session,
            X509_cmp_current_time(X509_get0_notAfter(peer)) <= 0;
 }
 
+uint64_t us_internal_tls_time(void) {
+    struct timespec now;
+    sys_clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t) now.tv_sec;
+}
+
+/* Of clocks that differ the one that is ahead does not matter. */
+int us_internal_tls_is_too_old(uint64_t since) {
+    uint64_t now = us_internal_tls_time();
+    return (now > since ? now - since : since - now) > SESSION_LIFE;
+}
+
+/* Zero: there is none, such as in tickets that others have made. */
+static int read_since(SSL_SESSION *session, uint64_t *since) {
+    void *data = NULL;
+    size_t length = 0;
+    if (SSL_SESSION_get0_ticket_appdata(session, &data, &length) != 1 || length != sizeof *since) {
+        return 0;
+    }
+    memcpy(since, data, sizeof *since);
+    return 1;
+}
+
+/* One that renews another has its time already. Without memory it will not be resumed. */
+static int on_new_ticket(SSL *ssl, void *argument) {
+    (void) argument;
+    SSL_SESSION *session = SSL_get_session(ssl);
+    uint64_t since;
+    if (!read_since(session, &since)) {
+        since = us_internal_tls_time();
+        (void) SSL_SESSION_set1_ticket_appdata(session, &since, sizeof since);
+    }
+    return 1;
+}
+
+static int is_to_be_resumed(SSL *ssl, SSL_SESSION *session) {
+    const struct usx_tls_config_t *config = us_internal_tls_config_of(SSL_get_SSL_CTX(ssl));
+    uint64_t since;
+    return read_since(session, &since) && !us_internal_tls_is_too_old(since) &&
+           (config == NULL || !us_internal_tls_outlives_certificate(session, config));
+}
+
 /* A ticket that could be decrypted, or not. What is left aside is followed by a full handshake, and a new one. */
 static SSL_TICKET_RETURN on_session(SSL *ssl, SSL_SESSION *session, const unsigned char *name,
                                     size_t name_length, SSL_TICKET_STATUS status, void *argument) {
     (void) name;
     (void) name_length;
     (void) argument;
-    const struct usx_tls_config_t *config = us_internal_tls_config_of(SSL_get_SSL_CTX(ssl));
     int is_good = status == SSL_TICKET_SUCCESS || status == SSL_TICKET_SUCCESS_RENEW;
-    if (!is_good || (config != NULL && us_internal_tls_outlives_certificate(session, config))) {
+    if (!is_good || !is_to_be_resumed(ssl, session)) {
         return SSL_TICKET_RETURN_IGNORE_RENEW;
     }
     return status == SSL_TICKET_SUCCESS ? SSL_TICKET_RETURN_USE : SSL_TICKET_RETURN_USE_RENEW;
@@ -216,7 +257,7 @@ static SSL_TICKET_RETURN on_session(SSL *ssl, SSL_SESSION *session, const unsign
 
 void us_internal_tls_tickets_install(SSL_CTX *ssl_ctx) {
     (void) SSL_CTX_set_tlsext_ticket_key_evp_cb(ssl_ctx, on_ticket);
-    (void) SSL_CTX_set_session_ticket_cb(ssl_ctx, NULL, on_session, NULL);
+    (void) SSL_CTX_set_session_ticket_cb(ssl_ctx, on_new_ticket, on_session, NULL);
 }
 
 #endif
