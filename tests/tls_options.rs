@@ -285,6 +285,35 @@ fn everything_that_can_be_chosen() {
     assert_eq!(mode & 0o777, 0o600, "nobody else may read it");
 }
 
+/// A log of keys that others can read, or that nobody does, is refused; without waiting for a reader.
+#[test]
+fn logs_of_keys_are_for_nobody_else() {
+    let _guard = guard();
+    let folder = Folder::new("logs");
+    let build = |path: &Path| TlsClientOptions::new().key_log_file(path).build();
+    let kind = |path: &Path| match build(path) {
+        Err(UsError::Tls(error)) => error.io_kind(),
+        other => panic!("{other:?}"),
+    };
+    let log = folder.0.join("keys.log");
+    build(&log).expect("a new one");
+    build(&log).expect("the same");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode;
+    fs::set_permissions(&log, mode(0o640)).expect("it is ours");
+    assert_eq!(kind(&log), ErrorKind::PermissionDenied);
+    let link = folder.0.join("link");
+    std::os::unix::fs::symlink(&log, &link).expect("a link");
+    assert_eq!(kind(&link), ErrorKind::PermissionDenied);
+    fs::set_permissions(&log, mode(0o600)).expect("it is ours");
+    build(&link).expect("what it leads to is private");
+    let pipe = folder.0.join("pipe");
+    let rights = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rights, 0)
+        .expect("a pipe");
+    assert!(matches!(build(&pipe), Err(UsError::Tls(_))), "nobody reads it");
+    build(Path::new("/dev/null")).expect("no file to be read");
+}
+
 /// An answer of a responder that has no time (RFC 6960, 4.2.1): the shortest there is.
 const TRY_LATER: [u8; 5] = [0x30, 0x03, 0x0a, 0x01, 0x03];
 

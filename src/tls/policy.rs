@@ -3,8 +3,9 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use usockets_sys as sys;
@@ -160,10 +161,21 @@ fn wire_format(protocols: &[Vec<u8>]) -> Result<Vec<u8>, TlsError> {
     Ok(list)
 }
 
-/// Whoever can read it can read everything: only we can.
 fn open_key_log(path: &Path) -> Result<File, TlsError> {
-    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    opened.map_err(|error| TlsError::system(error, path))
+    open_private(path).map_err(|error| TlsError::system(error, path))
+}
+
+/// Whoever can read it can read everything: only we can, also if it was there before. A pipe without a reader, or
+/// with one that does not read, is nothing that a loop waits for.
+fn open_private(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others have access to it"));
+    }
+    Ok(file)
 }
 
 /// Defines the methods that set a [`Policy`].
@@ -230,7 +242,8 @@ macro_rules! policy_methods {
             }
 
             /// Appends the secrets of all connections to a file, in the format of NSS, with which Wireshark
-            /// can decrypt them. It is created for this user only. For debugging: whoever reads it can read
+            /// can decrypt them. It is created for this user only, and one that others have access to is an error of
+            /// [`build`](Self::build). For debugging: whoever reads it can read
             /// everything. Default: none; the variable `SSLKEYLOGFILE` is not looked at.
             pub fn key_log_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
                 self.policy.key_log = Some(path.into());
