@@ -33,13 +33,14 @@ use crate::ffi::ClientSettings;
 pub struct TlsSession(Secret);
 
 impl TlsSession {
-    /// One that was [kept](Self::as_bytes). Bytes that are no session, or that of another server, do no harm:
-    /// the handshake is a full one.
+    /// One that was [kept](Self::as_bytes). Bytes that are no session, that of another server or damaged, do no harm:
+    /// the handshake is a full one. Whoever can write them, however, can pass for the server: it shows no certificate
+    /// when a session is resumed.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Secret::new(bytes.into()))
     }
 
-    /// The bytes, to be kept where nobody else sees them.
+    /// The bytes, to be kept where nobody else sees or changes them.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

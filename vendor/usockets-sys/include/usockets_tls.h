@@ -224,7 +224,7 @@ void usx_context_on_protocol(struct us_socket_context_t *context,
                                                 size_t length));
 
 /* A server has given this client a session that a later connection can resume (usx_tls_connect): bytes to keep, and to
- * keep secret. Valid during the call. */
+ * keep secret; whoever can change them can pass for the server. Valid during the call. */
 void usx_context_on_session(struct us_socket_context_t *context,
                             void (*on_session)(struct us_socket_t *s, const void *session, size_t length));
 

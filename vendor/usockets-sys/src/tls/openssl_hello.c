@@ -24,8 +24,9 @@
 #define SESSION_PREFIX (SESSION_HEAD + sizeof(uint64_t))
 
 /* The policy under which it is made, whether the program is asked about certificates, which it is not when the session is
- * resumed, and the names that this may depend on. */
-static int session_head(const struct tls_connection *connection, unsigned char head[SESSION_HEAD]) {
+ * resumed, the names that this may depend on, and what follows. */
+static int session_head(const struct tls_connection *connection, const void *bytes, size_t bytes_length,
+                        unsigned char head[SESSION_HEAD]) {
     const char *names[] = {connection->checked_name, connection->server_name};
     EVP_MD_CTX *digest = EVP_MD_CTX_new();
     unsigned int length = SESSION_HEAD;
@@ -36,7 +37,7 @@ static int session_head(const struct tls_connection *connection, unsigned char h
         const char *name = names[i] ? names[i] : "";
         good = EVP_DigestUpdate(digest, name, strlen(name) + 1);
     }
-    good = good && EVP_DigestFinal_ex(digest, head, &length);
+    good = good && EVP_DigestUpdate(digest, bytes, bytes_length) && EVP_DigestFinal_ex(digest, head, &length);
     EVP_MD_CTX_free(digest);
     return good ? 0 : -ENOMEM;
 }
@@ -48,7 +49,7 @@ static int restrict_sessions(const struct tls_connection *connection) {
     if (!connection->asks || config->verify == USX_TLS_VERIFY_NONE || (config->is_native && !connection->name)) {
         return 0;
     }
-    int set = session_head(connection, head) == 0 && SSL_set_session_id_context(connection->ssl, head, sizeof(head));
+    int set = session_head(connection, NULL, 0, head) == 0 && SSL_set_session_id_context(connection->ssl, head, sizeof(head));
     return set ? 0 : -ENOMEM;
 }
 
@@ -331,19 +332,22 @@ static int check_name(struct tls_connection *connection, struct us_socket_t *s, 
     return 0;
 }
 
-/* One of another name or policy, that is too old or that can't be read, is left aside. */
+/* One of another name or policy, that is too old or no longer what was given, is left aside. */
 static void offer_session(struct tls_connection *connection) {
     unsigned char head[SESSION_HEAD];
-    if (connection->resume_length <= SESSION_PREFIX || session_head(connection, head) < 0 ||
-        memcmp(head, connection->resume, SESSION_HEAD) != 0) {
+    if (connection->resume_length <= SESSION_PREFIX) {
         return;
     }
     const unsigned char *bytes = (const unsigned char *) connection->resume + SESSION_PREFIX;
+    size_t length = connection->resume_length - SESSION_PREFIX;
+    if (session_head(connection, bytes, length, head) < 0 || memcmp(head, connection->resume, SESSION_HEAD) != 0) {
+        return;
+    }
     memcpy(&connection->resumed_since, bytes - sizeof(uint64_t), sizeof(uint64_t));
     if (us_internal_tls_is_too_old(connection->resumed_since)) {
         return;
     }
-    SSL_SESSION *session = d2i_SSL_SESSION(NULL, &bytes, (long) (connection->resume_length - SESSION_PREFIX));
+    SSL_SESSION *session = d2i_SSL_SESSION(NULL, &bytes, (long) length);
     if (session && SSL_SESSION_is_resumable(session) &&
         !us_internal_tls_outlives_certificate(session, connection->config)) {
         (void) SSL_set_session(connection->ssl, session);
@@ -414,14 +418,19 @@ static int on_new_session(SSL *ssl, SSL_SESSION *session) {
     int length = i2d_SSL_SESSION(session, NULL);
     struct tls_session *copy =
         length > 0 ? sys_malloc(sizeof(*copy) + SESSION_PREFIX + (size_t) length) : NULL;
-    if (!copy || session_head(connection, copy->bytes) < 0) {
+    uint64_t since = SSL_session_reused(ssl) ? connection->resumed_since : us_internal_tls_time();
+    unsigned char *end = copy ? copy->bytes + SESSION_PREFIX : NULL;
+    if (!copy || i2d_SSL_SESSION(session, &end) != length ||
+        session_head(connection, copy->bytes + SESSION_PREFIX, (size_t) length, copy->bytes) < 0) {
+        if (copy) {
+            OPENSSL_cleanse(copy->bytes + SESSION_PREFIX, (size_t) length);
+        }
         sys_free(copy);
+        ERR_clear_error();
         return 0; /* the connection is as good without */
     }
-    uint64_t since = SSL_session_reused(ssl) ? connection->resumed_since : us_internal_tls_time();
-    unsigned char *bytes = copy->bytes + SESSION_PREFIX;
     memcpy(copy->bytes + SESSION_HEAD, &since, sizeof(since));
-    copy->length = SESSION_PREFIX + (size_t) i2d_SSL_SESSION(session, &bytes);
+    copy->length = SESSION_PREFIX + (size_t) length;
     copy->next = NULL;
     *place = copy;
     return 0;
