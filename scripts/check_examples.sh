@@ -147,6 +147,18 @@ digest() {
     openssl x509 -in "$1" -noout -fingerprint -sha256 | sed 's/.*=//'
 }
 
+# What a certificate says reaches no terminal as it is, and passes for nothing else.
+check_odd_subject() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -utf8 \
+        -subj $'/CN=\e[2Ja, CN=b' -addext subjectAltName=DNS:localhost \
+        -keyout "$work/odd.key" -out "$work/ca.pem" 2>"$work/openssl.log" ||
+        fail "no certificate: $(<"$work/openssl.log")"
+    listening_server "$binaries/tls_echo" 127.0.0.1:0 --cert "$work/ca.pem" --key "$work/odd.key"
+    expect $'hello\n' tls_hello
+    said '0: CN=.u.1b..2Ja., CN=b; SHA-256'
+    stop_server TERM
+}
+
 check_tls_client() {
     local session=$work/session
     listening_server "$binaries/tls_echo" 127.0.0.1:0 --ca "$work/ca.pem"
@@ -168,6 +180,7 @@ check_tls_client() {
     refuses "$work: Is a directory" "$binaries/tls_client" "$address" --session "$work"
     stop_server TERM
     says '^3 connections, 1 of them resumed, 2 failed handshakes, 20000012 bytes$'
+    check_odd_subject
     refuses 'refused' "$binaries/tls_client" "$address"
     listening_server "$binaries/tcp_echo" 127.0.0.1:0
     refuses 'TLS failed' "$binaries/tls_client" "$address"

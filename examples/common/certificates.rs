@@ -134,8 +134,9 @@ pub(crate) fn subject(der: &[u8]) -> String {
     let Ok(certificate) = X509::from_der(der) else { return "not a certificate".to_owned() };
     let parts = certificate.subject_name().entries().map(|entry| {
         let kind = entry.object().nid().short_name().unwrap_or("?");
-        let value = String::from_utf8_lossy(entry.data().as_slice());
-        format!("{kind}={value}")
+        let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
+        // What peers send is for nobody's terminal as it is, nor does it pass for another part of the name.
+        format!("{kind}={}", value.escape_debug().to_string().replace(',', "\\,"))
     });
     parts.collect::<Vec<_>>().join(", ")
 }
