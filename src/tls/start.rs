@@ -70,6 +70,8 @@ impl<S: 'static> Socket<false, S> {
     /// rather than read ([RFC 3207, 6](https://www.rfc-editor.org/rfc/rfc3207#section-6)); as TLS it does not
     /// pass for more than a failed handshake.
     ///
+    /// If `convert` panics the connection is [reset](crate::CloseReason::LocalReset): it does not go on in the clear.
+    ///
     /// The target's [`on_adopt`](crate::ContextBuilder::on_adopt) takes the place of `on_open`, and its
     /// [`on_handshake`](crate::ContextBuilder::on_handshake) follows.
     ///

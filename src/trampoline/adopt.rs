@@ -26,6 +26,8 @@ struct Move<S, S2, F> {
     /// While the socket's memory is on its way: the state it leaves behind, and the one it will
     /// have.
     states: Option<(S, S2)>,
+    /// Without a new state it does not go on in the old context, where it is not protected.
+    starts_tls: bool,
 }
 
 /// The functions of a move of a socket with an `S` to a context of `SSL`, `T2` and `S2`, whatever the
@@ -88,7 +90,12 @@ where
     let shell = socket.shell();
     let _frame = Frame::enter(shell);
     // A local, so that `convert` is dropped before the frame ends, should the move not begin.
-    let arguments = Move { shell: Rc::as_ptr(shell), convert: Some(convert), states: None };
+    let arguments = Move {
+        shell: Rc::as_ptr(shell),
+        convert: Some(convert),
+        states: None,
+        starts_tls: FROM != TO,
+    };
     if shell.id() != target.shell().id() {
         return Err(UsError::WrongLoop);
     }
@@ -147,6 +154,13 @@ where
                 return 0;
             }
             shell.destructor(|| drop(made));
+        }
+        if this.starts_tls {
+            // Both sides have agreed that nothing follows in the clear.
+            // SAFETY: C calls with a socket.
+            let raw = unsafe { NonNull::new_unchecked(raw) };
+            // SAFETY: it is alive, and its context defers.
+            unsafe { RawSocket::new(raw) }.close(true);
         }
         // SAFETY: neither `after` nor `dropped` follows a refusal.
         drop(unsafe { Box::from_raw(argument) });
