@@ -128,7 +128,8 @@ impl<T: 'static, S: 'static> ContextBuilder<true, T, S> {
     /// It is called if the peer sends a certificate, and a server is sent one only if it asks. It is not called for
     /// sessions that are resumed: only those are that were made for the same server name and where there was such a
     /// handler, for 24 hours at most. Somebody who is no longer to be let in at once needs other ticket keys
-    /// ([`TicketKeys::rotate`](crate::TicketKeys::rotate)). Which handler it was is not known: contexts whose handlers let in different peers must not share a configuration
+    /// ([`TicketKeys::rotate`](crate::TicketKeys::rotate)). Which handler it was is not known: contexts whose handlers
+    /// let in different peers must not share a configuration
     /// or [ticket keys](crate::TicketKeys), nor sessions of clients.
     ///
     /// ```
