@@ -155,13 +155,13 @@ impl<T: 'static, S: 'static> SocketContext<true, T, S> {
     }
 
     /// Gives a server name a configuration of its own: its certificate, and what it asks of clients and trusts
-    /// them by. Clients that send a name which fits the pattern get it instead of the context's. Beneath:
-    /// `usx_context_add_server_name`.
+    /// them by. Clients that send a name which fits the pattern get it instead of the context's, but for the groups
+    /// for the key exchange, which remain those of the context. Beneath: `usx_context_add_server_name`.
     ///
     /// A pattern consists of labels with dots between them, at most 255 bytes: ASCII letters, digits, `-` and `_`, or
-    /// `*` for one label, whatever it is: `"example.org"`, `"*.example.org"`. A name is compared label by label from the left, exact labels before
-    /// `*`; case does not matter, nor a dot at the end. Sessions are resumed only under a policy that asks the
-    /// same of the client.
+    /// `*` for one label, whatever it is: `"example.org"`, `"*.example.org"`. A name is compared label by label from
+    /// the left, exact labels before `*`; case does not matter, nor a dot at the end. Sessions are resumed only under
+    /// a policy that asks the same of the client.
     ///
     /// ```
     /// use usockets::{Loop, SocketContext, TlsIdentity, TlsServerOptions};

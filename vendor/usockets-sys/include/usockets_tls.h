@@ -181,7 +181,7 @@ int usx_context_is_tls(struct us_socket_context_t *context);
 struct usx_tls_config_t *usx_context_tls(struct us_socket_context_t *context, int role);
 
 /* Server names. A client that sends one that fits a pattern gets this configuration instead of the context's: its
- * certificate, its trust and what it asks of client certificates. Patterns and look-up as in libusockets.h. `release` is
+ * certificate, its trust and what it asks of client certificates; the groups remain those of the context. Patterns and look-up as in libusockets.h. `release` is
  * called with `user` once the entry and its connections have let go of it, which may be inside the call that removes or
  * replaces it; it may be NULL, and is not called on failure. 0; -EEXIST unless `replace` is non-zero; -EINVAL: an empty
  * pattern, or not a context or configuration for servers; -EOPNOTSUPP: no TLS, a child context, or one that is not
