@@ -51,12 +51,6 @@ impl Peer {
         Self { wire: if ssl { Wire::Tls(TlsPeer::server(stream)) } else { Wire::Plain(stream) } }
     }
 
-    /// A client by settings of one's own.
-    pub(crate) fn of_tls(tls: TlsPeer) -> Self {
-        tls.tcp().set_nonblocking(true).expect("a socket");
-        Self { wire: Wire::Tls(tls) }
-    }
-
     /// What is beneath, in which there is ciphertext if this is TLS.
     pub(crate) fn stream(&self) -> &TcpStream {
         match &self.wire {
