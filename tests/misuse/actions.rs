@@ -13,7 +13,6 @@ use usockets::{DeadlineKind, Socket, TcpKeepAlive, UsError};
 use crate::SSL;
 use crate::deeds::{self, Deed};
 use crate::kept::Kept;
-use crate::places::Place;
 use crate::script;
 use crate::table::list;
 use crate::tls::{self, TlsDeed};
@@ -220,13 +219,14 @@ fn act<S: 'static>(world: &World, socket: &Socket<SSL, S>, verb: Verb) {
             let to = verb == Verb::PipeToOther;
             let piped = if to { socket.pipe_to(&other) } else { other.pipe_to_and_keep(socket) };
             world.expect(open || piped.is_err(), "a closed socket is piped");
-            let is_piped = if to { socket.is_piped() } else { other.is_piped() };
+            let (is_piped, source) = if to {
+                (socket.is_piped(), socket.key())
+            } else {
+                (other.is_piped(), other.key())
+            };
             // A pipe from one that has ended is over at once.
-            let may_have_ended = world.was_visited(Place::End);
-            world.expect(
-                piped.is_err() || is_piped || may_have_ended,
-                "piped, but it does not say so",
-            );
+            let is_over = world.ledger.is_read_to_the_end(&source);
+            world.expect(piped.is_err() || is_piped != is_over, "piped, but it does not say so");
         }
         Verb::SetDeadlines => {
             for kind in [

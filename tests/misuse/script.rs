@@ -226,6 +226,9 @@ fn main_context(world: &World) -> Result<Main, UsError> {
         })
         .on_end(|state, socket, session| {
             let place = event(socket, Place::End);
+            if let Some(world) = current() {
+                world.ledger.read_to_the_end(&socket.key());
+            }
             let _entered = visit(place, &mut with_session(socket, session, state));
             socket.close();
         })

@@ -436,6 +436,8 @@ pub(crate) struct Ledger {
     pending: RefCell<HashSet<String>>,
     open: RefCell<HashSet<String>>,
     ended: RefCell<HashSet<String>>,
+    /// Their `on_end` was called.
+    read: RefCell<HashSet<String>>,
     /// Left an old context, and arrived in the new one.
     moved: Cell<usize>,
     arrived: Cell<usize>,
@@ -474,6 +476,14 @@ impl Ledger {
             }
             self.arrived_late(key);
         }
+    }
+
+    pub(crate) fn read_to_the_end(&self, key: &str) {
+        self.read.borrow_mut().insert(key.to_owned());
+    }
+
+    pub(crate) fn is_read_to_the_end(&self, key: &str) -> bool {
+        self.read.borrow().contains(key)
     }
 
     pub(crate) fn closed(&self, key: &str) {
