@@ -49,7 +49,8 @@ static int restrict_sessions(const struct tls_connection *connection) {
     if (!connection->asks || config->verify == USX_TLS_VERIFY_NONE || (config->is_native && !connection->name)) {
         return 0;
     }
-    int set = session_head(connection, NULL, 0, head) == 0 && SSL_set_session_id_context(connection->ssl, head, sizeof(head));
+    int set = session_head(connection, NULL, 0, head) == 0 &&
+              SSL_set_session_id_context(connection->ssl, head, sizeof(head));
     return set ? 0 : -ENOMEM;
 }
 
